@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/loop/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "base/bits.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/memory.h"
+
+enum {
+	WORKERS_MAX = 1024,
+	THREAD_NAME_BYTES = 16, /* the kernel's bound */
+};
+
+struct worker {
+	struct loop *loop;
+	struct mailbox *jobs;
+	pthread_t thread;
+	bool started;
+	bool stop; /* set by a message, so by the thread itself */
+};
+
+struct workers {
+	unsigned count;
+	_Atomic uint32_t turn; /* where the search for an idle worker begins */
+	struct worker each[];
+};
+
+static void *worker_main(void *argument)
+{
+	struct worker *worker = argument;
+
+	while (!worker->stop)
+		SKEP_CHECK(loop_run_once(worker->loop, CLOCK_NEVER) >= 0);
+	return NULL;
+}
+
+static void worker_stop(void *argument)
+{
+	struct worker **worker = argument;
+
+	(*worker)->stop = true;
+}
+
+/* The message comes after all jobs taken. */
+static void worker_tell_stop(struct worker *worker)
+{
+	/* A full queue empties by itself. */
+	while (mailbox_post(worker->jobs, worker_stop, &worker, sizeof(worker)) == -EAGAIN)
+		sched_yield();
+}
+
+static int worker_begin(
+	struct worker *worker, const struct workers_options *options, unsigned number)
+{
+	struct loop_options loop_options = {.backend = options->backend};
+	char name[THREAD_NAME_BYTES];
+	sigset_t all, old;
+	int rc;
+
+	rc = loop_create(&loop_options, &worker->loop);
+	if (rc)
+		return rc;
+	rc = mailbox_create(worker->loop, options->queue_capacity, &worker->jobs);
+	if (rc)
+		return rc;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = memory_should_fail() ? EAGAIN
+				  : pthread_create(&worker->thread, NULL, worker_main, worker);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc)
+		return -rc;
+	worker->started = true;
+	snprintf(name, sizeof(name), "%s-%u", options->name, number);
+	pthread_setname_np(worker->thread, name);
+	return 0;
+}
+
+int workers_create(const struct workers_options *options, struct workers **made)
+{
+	struct workers *workers;
+	int rc;
+
+	if (!options->count || options->count > WORKERS_MAX || !options->name)
+		return -EINVAL;
+	workers = memory_zalloc(sizeof(*workers) + options->count * sizeof(struct worker));
+	if (!workers)
+		return -ENOMEM;
+	workers->count = options->count;
+	for (unsigned i = 0; i < options->count; i++) {
+		rc = worker_begin(&workers->each[i], options, i);
+		if (rc) {
+			workers_destroy(workers);
+			return rc;
+		}
+	}
+	*made = workers;
+	return 0;
+}
+
+void workers_destroy(struct workers *workers)
+{
+	if (!workers)
+		return;
+	for (unsigned i = 0; i < workers->count; i++)
+		if (workers->each[i].started)
+			worker_tell_stop(&workers->each[i]);
+	for (unsigned i = 0; i < workers->count; i++) {
+		struct worker *worker = &workers->each[i];
+
+		if (worker->started)
+			pthread_join(worker->thread, NULL);
+		mailbox_destroy(worker->jobs);
+		loop_destroy(worker->loop);
+	}
+	memory_free(workers);
+}
+
+int workers_post(
+	struct workers *workers, mailbox_run *run, const void *argument, size_t argument_bytes)
+{
+	uint32_t turn = atomic_fetch_add_explicit(&workers->turn, 1, memory_order_relaxed);
+	struct worker *best = NULL;
+	uint32_t fewest = UINT32_MAX;
+
+	for (unsigned i = 0; i < workers->count && fewest; i++) {
+		struct worker *worker = &workers->each[(turn + i) % workers->count];
+		uint32_t waiting = mailbox_waiting(worker->jobs);
+
+		if (waiting < fewest) {
+			fewest = waiting;
+			best = worker;
+		}
+	}
+	SKEP_CHECK(best);
+	return mailbox_post(best->jobs, run, argument, argument_bytes);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_BASE_MEMORY_H
+#define SKEP_BASE_MEMORY_H
+
+#include <stddef.h>
+
+/*
+ * Every allocation of skep goes through these, so that tests can make the n-th one fail
+ * (memory_fail_after). They never abort; the caller handles NULL.
+ */
+void *memory_zalloc(size_t bytes);
+void *memory_calloc(size_t count, size_t each_bytes);
+void *memory_realloc(void *old, size_t bytes);
+char *memory_strdup(const char *text);
+void memory_free(void *old);
+
+/*
+ * From now on the @nth allocation (1 = the next) fails, and, when @forever, each one after it too;
+ * 0 ends the injection. For tests; any thread.
+ */
+void memory_fail_after(unsigned long nth, int forever);
+
+/* True where an allocation-like call outside malloc (mmap, memfd) shall fail by injection too. */
+int memory_should_fail(void);
+
+#endif
