@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who leaves DRAM: by chain, least recently used (DESIGN section 7).
+ *
+ * A list holds blocks in the order of their stamps. Only the deepest block of a match is stamped,
+ * so inner blocks drift to the cold end; there they are taken off the list, and when their last
+ * child leaves they come back at the cold end with the child's stamp. That is the order of an LRU
+ * list touched deepest first, at one update a match.
+ *
+ * A batch: choose leaves that no pin names; unpublish them all; fence; read the pin tables again;
+ * from the leaves on, publish again what is named after all or has a child published again; free
+ * the rest (pin.h has the client's side).
+ */
+#include <string.h>
+
+#include "base/bits.h"
+#include "store/store_priv.h"
+
+#define LOAD(field) atomic_load_explicit(&(field), RELAXED)
+
+/* A list that is this much older than another gives up a slab to it, when it is asked for one. */
+enum { AGE_RATIO_TO_STEAL = 2, EVICTIONS_BETWEEN_STEALS = 64, ORDER_STEPS_MAX = 32 };
+
+/* ------------------------------------------------------------------------------- the lists */
+
+static struct lru_list *list_of(struct realm *realm, uint32_t slot)
+{
+	return &realm->lru[realm->index.slots[slot].lru];
+}
+
+/* Links @slot on the hot side of @below (NONE32: at the cold end). */
+static void lru_link(struct realm *realm, uint32_t slot, uint32_t below)
+{
+	struct slot *slots = realm->index.slots, *own = &slots[slot];
+	struct lru_list *list = list_of(realm, slot);
+
+	SKEP_CHECK(!(own->flags & SLOT_ON_LRU));
+	own->lru_prev = below;
+	own->lru_next = below == NONE32 ? list->cold : slots[below].lru_next;
+	if (own->lru_prev == NONE32)
+		list->cold = slot;
+	else
+		slots[own->lru_prev].lru_next = slot;
+	if (own->lru_next == NONE32)
+		list->hot = slot;
+	else
+		slots[own->lru_next].lru_prev = slot;
+	own->flags |= SLOT_ON_LRU;
+	list->count++;
+}
+
+void lru_remove(struct realm *realm, uint32_t slot)
+{
+	struct slot *slots = realm->index.slots, *own = &slots[slot];
+	struct lru_list *list = list_of(realm, slot);
+
+	if (!(own->flags & SLOT_ON_LRU))
+		return;
+	if (own->lru_prev == NONE32)
+		list->cold = own->lru_next;
+	else
+		slots[own->lru_prev].lru_next = own->lru_next;
+	if (own->lru_next == NONE32)
+		list->hot = own->lru_prev;
+	else
+		slots[own->lru_next].lru_prev = own->lru_prev;
+	own->lru_next = own->lru_prev = NONE32;
+	own->flags &= (uint8_t)~SLOT_ON_LRU;
+	list->count--;
+}
+
+void lru_touch(struct realm *realm, uint32_t slot)
+{
+	lru_remove(realm, slot);
+	realm->index.slots[slot].stamp_ns = realm->keeper->now_ns;
+	lru_link(realm, slot, list_of(realm, slot)->hot);
+}
+
+void lru_cool(struct realm *realm, uint32_t slot)
+{
+	struct lru_list *list = list_of(realm, slot);
+
+	lru_remove(realm, slot);
+	if (list->cold != NONE32)
+		realm->index.slots[slot].stamp_ns = realm->index.slots[list->cold].stamp_ns;
+	lru_link(realm, slot, NONE32);
+}
+
+/* Links by stamp, looking from the cold end: there is its place but after a removal by force. */
+static void lru_link_ordered(struct realm *realm, uint32_t slot)
+{
+	struct slot *slots = realm->index.slots;
+	struct lru_list *list = list_of(realm, slot);
+	uint32_t below = NONE32, at = list->cold;
+
+	for (unsigned steps = 0; at != NONE32 && slots[at].stamp_ns < slots[slot].stamp_ns;
+		steps++) {
+		if (steps == ORDER_STEPS_MAX) {
+			below = list->hot;
+			break;
+		}
+		below = at;
+		at = slots[at].lru_next;
+	}
+	lru_link(realm, slot, below);
+}
+
+void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp_ns)
+{
+	struct slot *own;
+
+	if (parent == NONE32)
+		return;
+	own = &realm->index.slots[parent];
+	SKEP_CHECK(own->dram_children > 0);
+	if (--own->dram_children == 0 && index_state(realm, parent) == ENTRY_PRESENT &&
+		!(own->flags & SLOT_ON_LRU)) {
+		own->stamp_ns = MAX_OF(own->stamp_ns, child_stamp_ns);
+		lru_link_ordered(realm, parent);
+	}
+}
+
+/* ----------------------------------------------------------------------------------- pins */
+
+static void pins_scan_session(struct realm *realm, const struct session *session)
+{
+	struct index *index = &realm->index;
+	uint32_t count;
+	const struct pin_cell *cells = page_end_pins(&session->page, &count);
+
+	for (uint32_t i = 0; i < count; i++) {
+		/* Acquire pairs with pin_store(): the slot read next is this pin's or a later
+		 * one's, and then this pin was given up. */
+		uint64_t generation =
+			atomic_load_explicit(&cells[i].generation, memory_order_acquire);
+		uint32_t slot;
+
+		if (!generation)
+			continue;
+		realm->pins_seen++;
+		slot = LOAD(cells[i].slot);
+		if (slot < index->head->slot_count &&
+			(LOAD(index->entries[slot].frame_generation) == generation ||
+				index->slots[slot].old_generation == generation))
+			index->scan_marks[slot] = realm->scan;
+	}
+}
+
+void pins_scan(struct realm *realm)
+{
+	if (++realm->scan == 0) { /* after 2^32 scans: no mark may look fresh */
+		memset(realm->index.scan_marks, 0,
+			(size_t)realm->index.head->slot_count * sizeof(uint32_t));
+		realm->scan = 1;
+	}
+	realm->pins_seen = 0;
+	list_each (node, &realm->sessions)
+		pins_scan_session(realm, list_item(node, struct session, of_realm));
+}
+
+/* -------------------------------------------------------------------------------- a batch */
+
+struct batch {
+	uint32_t slots[EVICT_BATCH_MAX];
+	unsigned count;
+};
+
+/* The coldest leaf of a list that may go; pinned ones are in use, so they move to the hot end. */
+static uint32_t victim_pick(struct realm *realm, struct lru_list *list)
+{
+	uint64_t left = list->count;
+	uint32_t slot;
+
+	while ((slot = list->cold) != NONE32 && left--) {
+		if (realm->index.slots[slot].dram_children)
+			lru_remove(realm, slot);
+		else if (pins_marked(realm, slot))
+			lru_touch(realm, slot);
+		else
+			return slot;
+	}
+	return NONE32;
+}
+
+/* Unpublishes and counts the block as gone at its parent, which may be the next victim. */
+static void victim_take(struct realm *realm, struct batch *batch, uint32_t slot)
+{
+	struct index_entry *entry = &realm->index.entries[slot];
+	struct slot *own = &realm->index.slots[slot];
+
+	SKEP_CHECK(index_state(realm, slot) == ENTRY_PRESENT && own->dram_children == 0);
+	SKEP_CHECK(batch->count < EVICT_BATCH_MAX);
+	lru_remove(realm, slot);
+	own->old_generation = LOAD(entry->frame_generation);
+	own->flags |= SLOT_VICTIM;
+	atomic_store_explicit(&entry->frame_generation, 0, RELAXED);
+	batch->slots[batch->count++] = slot;
+	evict_child_left(realm, index_parent(realm, slot), own->stamp_ns);
+}
+
+/* A pin came in between: the block stands again under its old frame generation. */
+static void victim_restore(struct realm *realm, uint32_t slot)
+{
+	struct slot *own = &realm->index.slots[slot];
+	uint32_t parent = index_parent(realm, slot);
+
+	atomic_store_explicit(&realm->index.entries[slot].frame_generation, own->old_generation,
+		memory_order_release);
+	own->old_generation = 0;
+	if (parent != NONE32)
+		realm->index.slots[parent].dram_children++;
+	lru_touch(realm, slot);
+	realm->counters[REALM_COUNTER_evictions_withdrawn]++;
+}
+
+static void victim_free(struct realm *realm, uint32_t slot)
+{
+	struct index_entry *entry = &realm->index.entries[slot];
+	struct slot *own = &realm->index.slots[slot];
+
+	put_frames_free(realm, slot);
+	own->old_generation = 0;
+	own->flags &= (uint8_t)~SLOT_IN_DRAM;
+	gone_add(realm, LOAD(entry->id_low), SKEP_REASON_EVICTED);
+	index_name_hide(realm, slot);
+	index_slot_free(realm, slot);
+	realm->counters[REALM_COUNTER_blocks_evicted]++;
+}
+
+/* Return: blocks freed. */
+static unsigned batch_finish(struct realm *realm, struct batch *batch)
+{
+	unsigned freed = 0;
+
+	if (!batch->count)
+		return 0;
+	/* Pairs with pin_store(): whoever stored a pin before this reads generation 0, or is seen
+	 * by the scan. */
+	atomic_thread_fence(memory_order_seq_cst);
+	pins_scan(realm);
+	/* The order of choice is leaves first, so a child is settled before its parent. */
+	for (unsigned i = 0; i < batch->count; i++) {
+		uint32_t slot = batch->slots[i];
+
+		realm->index.slots[slot].flags &= (uint8_t)~SLOT_VICTIM;
+		if (pins_marked(realm, slot) || realm->index.slots[slot].dram_children) {
+			victim_restore(realm, slot);
+			continue;
+		}
+		victim_free(realm, slot);
+		freed++;
+	}
+	return freed;
+}
+
+/* The list, of those in @mask, whose cold end is the oldest; NULL if all are empty. */
+static struct lru_list *coldest_list(struct realm *realm, uint64_t mask)
+{
+	struct lru_list *best = NULL;
+	uint64_t best_stamp = UINT64_MAX;
+
+	for (; mask; mask &= mask - 1) {
+		struct lru_list *list = &realm->lru[__builtin_ctzll(mask)];
+
+		if (list->cold == NONE32)
+			continue;
+		if (!best || realm->index.slots[list->cold].stamp_ns < best_stamp) {
+			best = list;
+			best_stamp = realm->index.slots[list->cold].stamp_ns;
+		}
+	}
+	return best;
+}
+
+/* What a batch is chosen for: frames of a class, bytes, or blocks; it ends when one is enough. */
+struct goal {
+	uint64_t lists;	 /* mask of lists to choose from */
+	unsigned class;	 /* of @frames */
+	uint64_t frames; /* 0: not asked */
+	uint64_t bytes;	 /* 0: not asked */
+	unsigned blocks;
+};
+
+static uint64_t block_frames(struct realm *realm, uint32_t slot, unsigned class)
+{
+	struct index *index = &realm->index;
+	const struct space *space = &realm->spaces[LOAD(index->entries[slot].space)];
+	uint64_t frames = 0;
+
+	if (space->opaque)
+		return 1;
+	for (uint32_t i = 0; i < space->part_count; i++)
+		frames += space->classes[i] == class;
+	return frames;
+}
+
+static uint64_t block_bytes(struct realm *realm, uint32_t slot)
+{
+	struct index *index = &realm->index;
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < LOAD(index->entries[slot].parts); i++)
+		bytes += align_up(LOAD(index_part(index, slot, i)->bytes), DRAM_FRAME_GRANULE);
+	return bytes;
+}
+
+/* One batch towards the goal, which is lessened by what was freed. Return: blocks freed. */
+static unsigned batch_run(struct realm *realm, struct goal *goal)
+{
+	struct batch batch = {.count = 0};
+	uint64_t frames = 0, bytes = 0;
+	unsigned freed;
+
+	pins_scan(realm);
+	while (batch.count < MIN_OF(goal->blocks, EVICT_BATCH_MAX)) {
+		struct lru_list *list = coldest_list(realm, goal->lists);
+		uint32_t slot = list ? victim_pick(realm, list) : NONE32;
+
+		if (slot == NONE32) {
+			/* All that is left on this list is in use: look at the others. */
+			if (list && (goal->lists &= ~(1ull << (list - realm->lru))))
+				continue;
+			break;
+		}
+		if (goal->frames)
+			frames += block_frames(realm, slot, goal->class);
+		bytes += block_bytes(realm, slot);
+		victim_take(realm, &batch, slot);
+		if ((goal->frames && frames >= goal->frames) ||
+			(goal->bytes && bytes >= goal->bytes))
+			break;
+	}
+	freed = batch_finish(realm, &batch);
+	goal->blocks -= freed;
+	if (freed == batch.count) {
+		goal->frames -= MIN_OF(goal->frames, frames);
+		goal->bytes -= MIN_OF(goal->bytes, bytes);
+	}
+	return freed;
+}
+
+/* ----------------------------------------------------------------- changing a slab's class */
+
+struct slab_look {
+	struct realm *realm;
+	uint64_t cost, coldest_ns;
+};
+
+static void slab_look_at(void *context, uint64_t offset, uint32_t owner)
+{
+	struct slab_look *look = context;
+	struct realm *realm = look->realm;
+	struct slot *own;
+
+	(void)offset;
+	if (owner == NONE32 || index_state(realm, owner) != ENTRY_PRESENT ||
+		pins_marked(realm, owner)) {
+		look->cost = SLAB_NEVER;
+		return;
+	}
+	if (look->cost == SLAB_NEVER)
+		return;
+	own = &realm->index.slots[owner];
+	/* Milliseconds younger than the coldest, and an inner block takes its subtree along. */
+	look->cost += 1 + ((own->stamp_ns - MIN_OF(own->stamp_ns, look->coldest_ns)) >> 20) +
+		      1000 * (uint64_t)own->dram_children;
+}
+
+struct steal {
+	struct realm *realm;
+	unsigned class;
+	uint64_t coldest_ns;
+};
+
+static uint64_t slab_steal_cost(void *context, uint32_t index)
+{
+	struct steal *steal = context;
+	struct slab *slab = dram_slab(steal->realm->dram);
+	struct slab_look look = {.realm = steal->realm, .coldest_ns = steal->coldest_ns};
+
+	if (slab_info(slab, index).class == steal->class)
+		return SLAB_NEVER;
+	slab_each_in(slab, index, slab_look_at, &look);
+	return look.cost;
+}
+
+struct slab_first {
+	uint32_t owner;
+};
+
+static void slab_first_of(void *context, uint64_t offset, uint32_t owner)
+{
+	struct slab_first *first = context;
+
+	(void)offset;
+	first->owner = owner;
+}
+
+/* Empties the cheapest slabs of other classes that make room for one of @class. */
+static bool slab_steal(struct realm *realm, unsigned class)
+{
+	struct slab *slab = dram_slab(realm->dram);
+	struct lru_list *coldest = coldest_list(realm, UINT64_MAX);
+	struct steal steal = {.realm = realm, .class = class};
+	struct slab_window window;
+	int64_t index;
+
+	if (coldest)
+		steal.coldest_ns = realm->index.slots[coldest->cold].stamp_ns;
+	pins_scan(realm);
+	if (slab_window(slab, class, slab_steal_cost, &steal, &window) < 0)
+		return false;
+	while ((index = slab_in_window(slab, &window)) >= 0) {
+		uint32_t live = slab_info(slab, (uint32_t)index).live;
+		struct slab_first first = {NONE32};
+
+		slab_each_in(slab, (uint32_t)index, slab_first_of, &first);
+		if (first.owner == NONE32 || index_state(realm, first.owner) != ENTRY_PRESENT)
+			return false; /* a pin below it came in between: its frames come later */
+		remove_subtree(realm, first.owner, SKEP_REASON_EVICTED);
+		if (slab_in_window(slab, &window) == index &&
+			slab_info(slab, (uint32_t)index).live == live)
+			return false;
+	}
+	realm->counters[REALM_COUNTER_slabs_emptied]++;
+	return true;
+}
+
+/* Is another class so much colder that it should give a slab to this one? */
+static bool steal_is_due(struct realm *realm, uint64_t lists)
+{
+	struct lru_list *mine = coldest_list(realm, lists);
+	struct lru_list *other = coldest_list(realm, ~lists);
+	uint64_t now = realm->keeper->now_ns, age, other_age;
+
+	if (!other)
+		return false;
+	if (!mine)
+		return true;
+	age = now - realm->index.slots[mine->cold].stamp_ns;
+	other_age = now - realm->index.slots[other->cold].stamp_ns;
+	return other_age / AGE_RATIO_TO_STEAL > age &&
+	       realm->counters[REALM_COUNTER_blocks_evicted] % EVICTIONS_BETWEEN_STEALS == 0;
+}
+
+/* ------------------------------------------------------------------------------- the calls */
+
+unsigned evict_for(struct realm *realm, const struct room_want *want)
+{
+	uint64_t lists = realm->lru_of_class[want->class];
+	struct goal goal = {.lists = lists,
+		.class = want->class,
+		.frames = want->frames,
+		.blocks = MIN_OF(want->frames, EVICT_BATCH_MAX)};
+	uint64_t began = clock_ns();
+	unsigned freed = 0;
+
+	if (steal_is_due(realm, lists) && slab_steal(realm, want->class))
+		return 1;
+	while (goal.frames && goal.blocks) {
+		unsigned now = batch_run(realm, &goal);
+
+		if (!now)
+			break;
+		freed += now;
+	}
+	if (!freed && slab_steal(realm, want->class))
+		freed = 1;
+	histogram_add(&realm->latencies[REALM_LATENCY_evict], clock_ns() - began);
+	return freed;
+}
+
+uint64_t evict_bytes(struct realm *realm, uint64_t bytes)
+{
+	struct goal goal = {.lists = UINT64_MAX, .bytes = bytes, .blocks = UINT32_MAX};
+
+	while (goal.bytes && goal.lists && batch_run(realm, &goal))
+		;
+	return bytes - goal.bytes;
+}
+
+unsigned evict_blocks(struct realm *realm, unsigned blocks)
+{
+	struct goal goal = {.lists = UINT64_MAX, .blocks = blocks};
+
+	while (goal.blocks && goal.lists && batch_run(realm, &goal))
+		;
+	return blocks - goal.blocks;
+}

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_STORE_NODE_H
+#define SKEP_STORE_NODE_H
+
+/*
+ * A node: keeper, movers, realms and their pools. skepd runs one; libskep-node.so runs one inside
+ * its process. Calls below may come from any thread but the keeper's; those marked "asks the
+ * keeper" wait for it at most two seconds (-ETIMEDOUT).
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/histogram.h"
+#include "base/status.h"
+#include "store/counters.h"
+
+enum {
+	NODE_REALMS_MAX = 64,
+	NODE_NAME_MAX = 64,
+	NODE_PATH_MAX = 108, /* of a unix socket */
+	NODE_TOKENS_MAX = 8,
+	NODE_UIDS_MAX = 16,
+	NODE_SECRET_MAX = 4096,
+};
+
+struct node;
+
+struct realm_config {
+	char name[NODE_NAME_MAX];
+	/* Secret that keys the ids: the bytes, read from a file by the caller; at least 16. */
+	uint8_t secret[NODE_SECRET_MAX];
+	uint32_t secret_bytes;
+	uint64_t dram_bytes;   /* size of the pool; fixed while the node runs */
+	uint64_t dram_use_max; /* quota of bytes in frames; 0 = dram_bytes. Can be reloaded */
+	uint32_t index_blocks; /* slots; 0 = dram_bytes / 32 KiB, at least 4,096 */
+	uint64_t record_bytes; /* heap for tokens, keys, sums; 0 = a sixteenth of the pool + 64 MiB
+				*/
+	uint32_t sessions_max; /* 0 = 256. Can be reloaded */
+	uint64_t age_limit_ns; /* of a reservation; 0 = 30 s. Can be reloaded */
+	char socket_path[NODE_PATH_MAX]; /* a socket that stands for this realm, or "" */
+	/* Who may open a session on the common socket; none of either: everybody who reaches it. */
+	char tokens[NODE_TOKENS_MAX][NODE_NAME_MAX * 4]; /* Can be reloaded */
+	uint32_t token_count;
+	uid_t uids[NODE_UIDS_MAX];
+	uint32_t uid_count;
+};
+
+/* An operator's or realm's JSON request that came in on a socket (WIRE_COMMAND). */
+struct node_command;
+
+struct node_config {
+	char socket_path[NODE_PATH_MAX]; /* common socket; "" = none (embedded) */
+	mode_t socket_mode;		 /* 0 = 0660 */
+	uint64_t chunk_bytes;		 /* 0 = 1 GiB or less, so that a pool has at least 8 */
+	uint64_t memory_max;		 /* of all pools together with what dead daemons' clients
+					  * still hold in this memory cgroup; 0 = the cgroup's limit */
+	unsigned movers;		 /* 0 = 1 */
+	uint64_t spin_ns;		 /* how long the keeper polls after work; 0 = 50 us */
+	unsigned loop_backend;		 /* enum loop_backend of base/loop */
+	uint32_t id_bits;		 /* 0 = 128; fewer only in the collision test */
+	bool private_to_uid;		 /* only sessions of the daemon's own uid (replay) */
+	struct realm_config *realms;	 /* read during the call alone */
+	unsigned realm_count;		 /* 1 to NODE_REALMS_MAX */
+	/*
+	 * Takes a command; called on the keeper's thread, must not block: hands it to another
+	 * thread, which answers with node_command_answer(), exactly once. NULL: refused.
+	 */
+	void (*command)(void *arg, struct node_command *command);
+	void *command_arg;
+};
+
+/*
+ * Builds pools, index files and sockets. On error @why (room for @why_bytes) says the cause and the
+ * fix in one line. Return: 0; -EADDRINUSE (another daemon listens on the socket), -ENOMEM,
+ * -EINVAL, -EMFILE, …
+ */
+int node_create(const struct node_config *config, struct node **out, char *why, size_t why_bytes);
+
+/* Starts keeper and movers. Return: 0 or a negative errno. */
+int node_start(struct node *node);
+
+/*
+ * Waits until every pool is populated or memory for it is held elsewhere (node_status tells), so
+ * that a measurement does not begin on half a pool. Return: 0, -EAGAIN (held elsewhere),
+ * -ETIMEDOUT.
+ */
+int node_wait_ready(struct node *node, uint64_t deadline_ns);
+
+/* Stops accepting, ends sessions, stops the threads, frees everything. NULL is nothing. */
+void node_destroy(struct node *node);
+
+/* Takes over what can be reloaded (marked above; log level is the caller's). Asks the keeper.
+ * Return: 0; -EINVAL with @why: which setting cannot change while the node runs. */
+int node_reload(struct node *node, const struct node_config *config, char *why, size_t why_bytes);
+
+/* A connected session socket for a client in this process (embedded). Return: fd or negative. */
+int node_connect(struct node *node);
+
+/* ------------------------------------------------------------------------------- commands */
+
+/* The JSON text as it came (not zero-ended); valid until answered. */
+const char *node_command_text(const struct node_command *command, size_t *bytes);
+
+/* May this session see everything (daemon's uid or root)? Else only the realm @realm. */
+bool node_command_operator(const struct node_command *command, const char **realm);
+
+/* Answers and frees. @text is copied. Any thread. */
+void node_command_answer(struct node_command *command, const char *text, size_t bytes);
+
+/* ------------------------------------------------------------------------------- insight */
+
+struct node_status {
+	uint64_t incarnation;
+	uint64_t uptime_ns;
+	uint64_t counters[NODE_COUNTER_COUNT];
+	const char *loop_backend; /* "io_uring" or "epoll" */
+	bool loop_fallback;	  /* io_uring was wanted and refused */
+	unsigned movers;
+	unsigned realm_count;
+	unsigned session_count;
+	uint64_t pool_bytes, pool_ready_bytes; /* ready < pool: memory is held elsewhere, growing */
+};
+
+struct realm_status {
+	char name[NODE_NAME_MAX];
+	uint64_t dram_bytes, dram_ready_bytes, dram_use_max, dram_used_bytes, dram_slab_bytes;
+	uint64_t slots, slots_used;
+	uint64_t record_bytes, record_used_bytes;
+	uint64_t index_bytes; /* memory of the index: shared, private, lists */
+	uint64_t blocks_present, blocks_pending, blocks_empty, blocks_removed;
+	uint64_t reservations, waiters, pins, operator_pins;
+	uint64_t sessions, spaces;
+	uint64_t counters[REALM_COUNTER_COUNT];
+	uint64_t misses[SKEP_REASON_COUNT]; /* blocks not had, by reason */
+	struct histogram latencies[REALM_LATENCY_COUNT];
+};
+
+struct space_status {
+	char realm[NODE_NAME_MAX];
+	char name[NODE_NAME_MAX];
+	uint64_t version, generation;
+	uint32_t block_tokens, part_count, opaque;
+	uint64_t block_bytes; /* of all parts */
+	uint64_t blocks;
+	char fingerprint[4096]; /* canonical text, one field a line */
+};
+
+struct session_status {
+	char realm[NODE_NAME_MAX];
+	char name[NODE_NAME_MAX];
+	uint64_t session;
+	pid_t pid; /* 0: not known (another pid namespace) */
+	uid_t uid;
+	uint64_t age_ns;
+	uint64_t pins, reservations, reserved_bytes, submissions;
+	bool dying; /* its socket is closed, its process still runs */
+};
+
+struct block_status {
+	char realm[NODE_NAME_MAX];
+	char space[NODE_NAME_MAX];
+	uint64_t id_low, id_high, parent_low, parent_high;
+	bool root;
+	uint8_t state; /* enum entry_state (store/read/layout.h) */
+	uint32_t slot, children, parts, depth;
+	uint64_t bytes, idle_ns, frame_generation;
+	uint32_t pins;		/* cells that name exactly this block */
+	uint32_t operator_pins; /* by command */
+	uint32_t token_count;
+	uint32_t tokens[8]; /* the first ones */
+};
+
+/* All of these ask the keeper. 0 or a count; -ENOENT for an unknown realm, space or block. */
+int node_status(struct node *node, struct node_status *out);
+int node_realm(struct node *node, unsigned index, struct realm_status *out);
+int node_sessions(struct node *node, const char *realm, struct session_status *out, unsigned max);
+int node_spaces(struct node *node, const char *realm, struct space_status *out, unsigned max);
+
+/* A page of blocks: slots from @*cursor on; @*cursor moves, UINT32_MAX at the end. */
+struct block_query {
+	const char *realm;
+	const char *space;     /* NULL: all */
+	const uint64_t *below; /* {low, high}: only children of this block; NULL: all */
+	bool roots_only;
+	uint32_t cursor;
+};
+int node_blocks(
+	struct node *node, struct block_query *query, struct block_status *out, unsigned max);
+
+/* The block whose id is {low, high}. */
+struct block_name {
+	const char *realm;
+	uint64_t id_low, id_high;
+};
+int node_block(struct node *node, const struct block_name *name, struct block_status *out);
+
+/* An operator's pin holds a block (and so its ancestors) in DRAM until it is taken back. */
+int node_pin(struct node *node, const struct block_name *name, bool pin);
+
+/* Removes a block and everything below it; count of blocks removed. */
+int64_t node_evict(struct node *node, const struct block_name *name);
+
+/* Evicts the coldest blocks of a realm until @bytes are free; bytes freed. */
+int64_t node_evict_coldest(struct node *node, const char *realm, uint64_t bytes);
+
+/* Removes all blocks of a space (NULL: of all spaces of the realm); count. */
+int64_t node_purge(struct node *node, const char *realm, const char *space);
+
+#endif

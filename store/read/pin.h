@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_STORE_READ_PIN_H
+#define SKEP_STORE_READ_PIN_H
+
+/*
+ * The pin protocol (DESIGN section 5): hazard pointers across processes.
+ *
+ * Client: store (slot, frame generation) of the run's deepest block in a cell of its own table;
+ * sequentially consistent fence; then read again, from the deepest block towards the root, the
+ * frame generation of every block it will use. If one changed, the run is what lies before it and
+ * is pinned anew. Keeper (store/evict.c): unpublish victims; fence; read the tables; publish again
+ * what a cell names. Either the keeper sees the cell or the client sees frame generation 0: the two
+ * fences pair.
+ *
+ * One cell protects a whole run because a block leaves DRAM only after its children there.
+ */
+
+#include "store/read/probe.h"
+
+/* Writes the cell and fences. Context: the owner of the table. */
+static inline void pin_store(struct pin_cell *cell, const struct probe_name *name)
+{
+	atomic_store_explicit(&cell->slot, name->slot, memory_order_relaxed);
+	/* Release: a keeper that reads this generation (acquire, pin_read) reads this slot or a
+	 * later one; a later one means that this pin was given up. */
+	atomic_store_explicit(&cell->generation, name->frame_generation, memory_order_release);
+	/* Pairs with the fence in evict.c between unpublishing and reading the tables. */
+	atomic_thread_fence(memory_order_seq_cst);
+}
+
+/* Ends the pin. Release: what was read through it was read before. */
+static inline void pin_clear(struct pin_cell *cell)
+{
+	atomic_store_explicit(&cell->generation, 0, memory_order_release);
+}
+
+/*
+ * Pins the leading part of a run that still stands: @names[0 … count) as probe_run() gave them.
+ * Return: how many blocks are now protected by @cell; 0: the cell is free again.
+ */
+uint32_t pin_run(const struct index_view *view, struct pin_cell *cell,
+	const struct probe_name *names, uint32_t count);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Removal by force: purge, quarantine, evict by command, a slab that changes its class. The subtree
+ * goes with the block, leaves first; nothing is published again. Frames wait until no pin table
+ * names the block or a removed block below it.
+ */
+#include "store/store_priv.h"
+
+#define LOAD(field) atomic_load_explicit(&(field), RELAXED)
+
+/* Hides one block without children from readers; frames that readers may hold wait. */
+static void remove_one(struct realm *realm, uint32_t slot, enum skep_reason reason)
+{
+	struct index_entry *entry = &realm->index.entries[slot];
+	struct slot *own = &realm->index.slots[slot];
+	struct removed_list *list = &realm->removed;
+	bool was_present = index_state(realm, slot) == ENTRY_PRESENT;
+
+	gone_add(realm, LOAD(entry->id_low), reason);
+	realm->counters[REALM_COUNTER_blocks_removed]++;
+	lru_remove(realm, slot);
+	if (own->pending != NONE32)
+		put_pending_end(realm, slot, SKEP_STATUS_EPARENT);
+	if (was_present) {
+		own->old_generation = LOAD(entry->frame_generation);
+		atomic_store_explicit(&entry->frame_generation, 0, RELAXED);
+	}
+	index_state_set(realm, slot, ENTRY_REMOVED);
+	index_name_hide(realm, slot);
+	own->lru_next = NONE32;
+	if (list->count++)
+		realm->index.slots[list->last].lru_next = slot;
+	else
+		list->first = slot;
+	list->last = slot;
+}
+
+uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason reason)
+{
+	struct slot *slots = realm->index.slots;
+	uint32_t top = slot, at = slot;
+	uint64_t removed = 0;
+
+	for (;;) {
+		uint32_t parent;
+
+		while (slots[at].first_child != NONE32)
+			at = slots[at].first_child;
+		parent = index_parent(realm, at);
+		remove_one(realm, at, reason);
+		removed++;
+		if (at == top)
+			break;
+		at = parent;
+	}
+	remove_settle(realm);
+	return removed;
+}
+
+uint64_t remove_space(struct realm *realm, uint32_t space, enum skep_reason reason)
+{
+	uint64_t removed = 0;
+
+	while (realm->spaces[space].first_root != NONE32)
+		removed += remove_subtree(realm, realm->spaces[space].first_root, reason);
+	return removed;
+}
+
+bool remove_settle(struct realm *realm)
+{
+	struct removed_list *list = &realm->removed, still = {NONE32, NONE32, 0};
+	struct slot *slots = realm->index.slots;
+	uint32_t slot, next;
+
+	if (!list->count)
+		return false;
+	/* Pairs with pin_store(), as in evict.c. */
+	atomic_thread_fence(memory_order_seq_cst);
+	pins_scan(realm);
+	for (slot = list->first; slot != NONE32; slot = next) {
+		struct slot *own = &slots[slot];
+
+		next = own->lru_next;
+		if (pins_marked(realm, slot) || own->dram_children) {
+			own->lru_next = NONE32;
+			if (still.count++)
+				slots[still.last].lru_next = slot;
+			else
+				still.first = slot;
+			still.last = slot;
+			continue;
+		}
+		put_frames_free(realm, slot);
+		own->old_generation = 0;
+		if (own->flags & SLOT_IN_DRAM) {
+			own->flags &= (uint8_t)~SLOT_IN_DRAM;
+			evict_child_left(realm, index_parent(realm, slot), own->stamp_ns);
+		}
+		index_slot_free(realm, slot);
+	}
+	*list = still;
+	return list->count != 0;
+}

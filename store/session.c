@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sessions as the keeper sees them: messages from the ring, touches, and what happens when a client
+ * stops, breaks the protocol, or dies.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/memory.h"
+#include "store/store_priv.h"
+
+#define LOAD(field) atomic_load_explicit(&(field), RELAXED)
+
+int session_create(struct realm *realm, const struct page_end *page, struct session **out)
+{
+	struct keeper *keeper = realm->keeper;
+	struct session *session;
+
+	if (realm->session_count >= realm->config.sessions_max)
+		return -EUSERS;
+	session = memory_zalloc(sizeof(*session));
+	if (!session)
+		return -ENOMEM;
+	session->realm = realm;
+	session->page = *page;
+	session->id = ++keeper->next_session;
+	session->opened_ns = keeper->now_ns;
+	list_init(&session->reservations);
+	list_init(&session->waits);
+	list_init(&session->of_blocked);
+	list_append(&realm->sessions, &session->of_realm);
+	list_append(&keeper->sessions, &session->of_keeper);
+	realm->session_count++;
+	keeper->session_count++;
+	realm->counters[REALM_COUNTER_sessions_opened]++;
+	*out = session;
+	return 0;
+}
+
+void session_stop(struct session *session)
+{
+	struct realm *realm = session->realm;
+
+	if (session->stopped)
+		return;
+	session->stopped = true;
+	wait_session_gone(session);
+	if (session->blocked) {
+		/* What it waited for was never told to it; nothing was reserved. */
+		list_remove(&session->of_blocked);
+		session->blocked = false;
+		realm->room_made = true; /* whoever stood behind it may go on */
+	}
+}
+
+void session_end(struct session *session)
+{
+	struct realm *realm = session->realm;
+
+	session_stop(session);
+	if (!session->said_bye)
+		realm->counters[REALM_COUNTER_sessions_died]++;
+	put_session_gone(session);
+	space_session_gone(session);
+	SKEP_CHECK(list_empty(&session->reservations) && list_empty(&session->waits));
+	list_remove(&session->of_realm);
+	list_remove(&session->of_keeper);
+	realm->session_count--;
+	realm->keeper->session_count--;
+	realm->room_made = true; /* its pins are gone */
+	memory_free(session);
+}
+
+void session_complete(
+	struct session *session, uint16_t queue, uint32_t tag, int32_t status, uint32_t value)
+{
+	struct completion completion = {.tag = tag, .status = status, .value = value};
+
+	if (session->stopped)
+		return;
+	if (page_end_complete(&session->page, queue, &completion) < 0)
+		session->realm->keeper->outside.cut(session->realm->keeper->outside.arg, session);
+}
+
+uint64_t session_pins(const struct session *session)
+{
+	uint32_t count;
+	const struct pin_cell *cells = page_end_pins(&session->page, &count);
+	uint64_t pins = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		pins += LOAD(cells[i].generation) != 0;
+	return pins;
+}
+
+/* The block a message names by slot and frame generation, or NONE32. */
+static uint32_t framed_slot(const struct realm *realm, const struct submission *message)
+{
+	if (message->slot >= realm->index.head->slot_count || !message->generation ||
+		LOAD(realm->index.entries[message->slot].frame_generation) != message->generation)
+		return NONE32;
+	return message->slot;
+}
+
+static int touch_submit(struct session *session, const struct submission *message)
+{
+	struct realm *realm = session->realm;
+	uint32_t slot, missed, tokens = 1;
+	enum skep_reason reason;
+
+	if (message->u.touch.matched > message->u.touch.asked ||
+		message->u.touch.space >= INDEX_SPACES_MAX ||
+		message->u.touch.reason >= SKEP_REASON_COUNT)
+		return -EPROTO;
+	if (realm->spaces[message->u.touch.space].used)
+		tokens = realm->spaces[message->u.touch.space].block_tokens;
+	missed = message->u.touch.asked - message->u.touch.matched;
+	realm->counters[REALM_COUNTER_matches]++;
+	realm->counters[REALM_COUNTER_blocks_asked] += message->u.touch.asked;
+	realm->counters[REALM_COUNTER_blocks_had] += message->u.touch.matched;
+	realm->counters[REALM_COUNTER_tokens_asked] += (uint64_t)message->u.touch.asked * tokens;
+	realm->counters[REALM_COUNTER_tokens_had] += (uint64_t)message->u.touch.matched * tokens;
+	if (missed) {
+		reason = (enum skep_reason)message->u.touch.reason;
+		if (reason == SKEP_REASON_ABSENT || reason == SKEP_REASON_NONE)
+			reason = gone_find(realm, message->u.touch.missing_low, NULL);
+		realm->misses[reason] += missed;
+	}
+	if (!message->u.touch.matched)
+		return 0;
+	slot = framed_slot(realm, message);
+	if (slot == NONE32)
+		realm->counters[REALM_COUNTER_touches_late]++;
+	else
+		lru_touch(realm, slot);
+	return 0;
+}
+
+static int hint_submit(struct session *session, const struct submission *message)
+{
+	struct realm *realm = session->realm;
+	uint32_t slot = message->slot;
+
+	if (slot >= realm->index.head->slot_count || !message->generation ||
+		LOAD(realm->index.entries[slot].name_generation) != message->generation ||
+		index_state(realm, slot) != ENTRY_PRESENT)
+		return 0; /* it left meanwhile: a hint promises nothing */
+	if (message->u.other.kind == 1)
+		lru_touch(realm, slot);
+	else if (message->u.other.kind == 2)
+		lru_cool(realm, slot);
+	return 0;
+}
+
+static int quarantine_submit(struct session *session, const struct submission *message)
+{
+	struct realm *realm = session->realm;
+	uint32_t slot = framed_slot(realm, message);
+
+	if (slot != NONE32) {
+		realm->counters[REALM_COUNTER_blocks_quarantined]++;
+		realm->misses[SKEP_REASON_CHECKSUM]++;
+		remove_subtree(realm, slot, SKEP_REASON_CHECKSUM);
+	}
+	return 0;
+}
+
+int session_submit(struct session *session, const struct submission *message)
+{
+	session->submission_count++;
+	if (message->queue >= PAGE_QUEUES ||
+		(message->queue && session->page.queue_fds[message->queue] < 0))
+		return -EPROTO;
+	switch (message->op) {
+	case SUBMIT_TOUCH:
+		return touch_submit(session, message);
+	case SUBMIT_RESERVE:
+		return put_reserve(session, message);
+	case SUBMIT_COMMIT:
+		return put_commit(session, message);
+	case SUBMIT_ABORT:
+		return put_abort(session, message);
+	case SUBMIT_WAIT:
+		return wait_submit(session, message);
+	case SUBMIT_CANCEL:
+		return wait_cancel(session, message);
+	case SUBMIT_HINT:
+		return hint_submit(session, message);
+	case SUBMIT_QUARANTINE:
+		return quarantine_submit(session, message);
+	case SUBMIT_EXPLAIN:
+		return explain_submit(session, message);
+	default:
+		return -EPROTO;
+	}
+}

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_STORE_STORE_PRIV_H
+#define SKEP_STORE_STORE_PRIV_H
+
+/*
+ * What the keeper owns. Everything here is touched by the keeper's thread alone, but for the shared
+ * index (store/read/layout.h) and the session pages (transport/local/page.h), which clients read
+ * and write. Nothing in this file knows of sockets, threads or the wall clock: keeper_now() is set
+ * from outside, so that a simulation can drive all of it in one thread from a seed.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/histogram.h"
+#include "base/list.h"
+#include "base/slab.h"
+#include "base/status.h"
+#include "store/counters.h"
+#include "store/node.h"
+#include "store/read/id.h"
+#include "store/read/layout.h"
+#include "store/read/pin.h"
+#include "store/read/probe.h"
+#include "tiering/dram/dram.h"
+#include "transport/local/page.h"
+#include "transport/local/server_page.h"
+#include "transport/local/wire.h"
+
+enum {
+	EVICT_BATCH_MAX = 512,
+	RESERVATIONS_MAX = 1 << 16,
+	WAITS_MAX = 4096, /* of a realm */
+	SUM_JOBS_MAX = 32,
+	RECORD_UNIT_BYTES = 256 << 10,
+	LRU_LISTS_MAX = DRAM_CLASSES_MAX,
+	FINGERPRINT_BYTES = 4096,
+	INDEX_NONE = -1,
+};
+
+#define NONE32 UINT32_MAX
+
+/* How long a block whose last writer vanished waits for another one before it is given up. */
+#define GIVE_UP_GRACE_NS (250 * NS_PER_MS)
+
+enum slot_flag {
+	SLOT_ON_LRU = 1,
+	SLOT_VICTIM = 2,  /* unpublished by the batch under way */
+	SLOT_HELD = 4,	  /* complete, but the parent is not present yet */
+	SLOT_IN_DRAM = 8, /* holds frames: counted in its parent's dram_children */
+};
+
+/* The keeper's own half of a slot: 64 bytes. */
+struct slot {
+	uint64_t stamp_ns;	 /* last touch; orders the LRU list */
+	uint64_t committed;	 /* mask of parts */
+	uint64_t old_generation; /* frame generation while SLOT_VICTIM or ENTRY_REMOVED */
+	uint32_t first_child, next_sibling, prev_sibling;
+	uint32_t lru_next, lru_prev; /* towards the hot, the cold end; stack link while held */
+	uint32_t dram_children;	     /* children that hold frames in dram or faster */
+	uint32_t ssd_children; /* the same for ssd or faster (section 7; counts with the ssd) */
+	uint32_t hbm_children; /* the same for hbm */
+	uint32_t pending;      /* index in realm.pendings while ENTRY_PENDING */
+	uint16_t operator_pins;
+	uint8_t flags; /* enum slot_flag */
+	uint8_t lru;   /* which list */
+};
+
+_Static_assert(sizeof(struct slot) == 64, "192 bytes a block hold entry, part, slot and links");
+
+/* The index of a realm: shared arrays, their private halves, slot and record allocation. */
+struct index {
+	struct index_view view; /* const pointers into base */
+	uint8_t *base;
+	int fd; /* to be sent to clients; sealed against their writing */
+	uint64_t file_bytes, memory_bytes;
+	struct index_head *head;
+	struct index_entry *entries;
+	struct index_part *parts;
+	struct index_bucket *buckets;
+	uint8_t *heap;
+	struct slot *slots;
+	uint32_t *scan_marks; /* of pin scans: marked when equal to the scan's number */
+	uint32_t *free_slots; /* stack */
+	uint32_t free_count;
+	struct slab *records;
+};
+
+enum reservation_state {
+	RESERVATION_FREE,
+	RESERVATION_LIVE,
+	RESERVATION_SUMMING, /* a mover reads the frame */
+	RESERVATION_STALE,   /* too old: the frame waits for its writer's word (-ESTALE) */
+	RESERVATION_ORPHAN,  /* the block was given up or removed: SKEP_EPARENT or -ESTALE */
+};
+
+/* A part of a block given to a writer. */
+struct reservation {
+	struct list of_session, of_pending, by_age;
+	struct session *session; /* NULL once the session is gone (a mover still sums) */
+	uint64_t write;		 /* number of the write generation; 0: free */
+	uint64_t frame;
+	uint64_t at_ns;
+	uint64_t bytes;
+	uint32_t slot, hash_next, next_free;
+	uint16_t part;
+	uint8_t state, class;
+	int32_t verdict; /* what a late commit is told */
+};
+
+/* A block that is being written. */
+struct pending {
+	struct list reservations; /* live or summing */
+	struct list waits;
+	struct list by_age;  /* realm.pending_age, oldest activity first */
+	uint64_t last_ns;    /* last reserve or commit */
+	uint64_t give_up_ns; /* CLOCK_NEVER while some reservation is live */
+	uint32_t slot, next_free;
+};
+
+/* A session that waits for a pending block. */
+struct wait {
+	struct list of_session, of_pending;
+	struct session *session;
+	uint64_t deadline_ns;
+	uint32_t slot, tag, next_free;
+	uint16_t queue;
+	bool used;
+};
+
+/* A commit whose sums a mover makes. */
+struct sum_job {
+	struct realm *realm;
+	uint64_t write;	  /* names the reservation */
+	uint64_t session; /* to be told; the session may be gone by then */
+	uint32_t tag, index, next_free;
+	uint16_t queue;
+	bool last, used;
+	uint64_t root_low, root_high;
+	struct part_sums_input {
+		const void *bytes;
+		uint64_t length, id_low, id_high, incarnation, write;
+		uint32_t ranges, part;
+	} in;
+	uint64_t sums[INDEX_SPACES_MAX * 16]; /* SKEP_RANGES_MAX */
+};
+
+struct space {
+	bool used;
+	char name[NODE_NAME_MAX];
+	char fingerprint[FINGERPRINT_BYTES];
+	uint64_t version, generation;
+	uint8_t secret[ID_SECRET_BYTES];
+	uint32_t block_tokens, part_count;
+	bool opaque;
+	uint8_t classes[INDEX_PARTS_MAX]; /* of each part; opaque: of the longest */
+	uint64_t part_bytes[INDEX_PARTS_MAX];
+	uint32_t part_ranges[INDEX_PARTS_MAX];
+	uint32_t ranges;     /* of all parts */
+	uint32_t first_root; /* list of the space's first blocks, by next_sibling */
+	uint64_t blocks;     /* names, whatever their state */
+	uint32_t open_sessions;
+};
+
+/* One record of the list of what left. */
+struct gone {
+	uint64_t id_low;
+	uint32_t next; /* of the hash chain */
+	uint32_t at_s; /* seconds of the monotonic clock */
+	uint8_t reason;
+};
+
+struct gone_list {
+	struct gone *ring;
+	uint32_t *heads;
+	uint32_t size, at;
+};
+
+/* Blocks taken out by force whose frames wait for pins, and whatever waits below them. */
+struct removed_list {
+	uint32_t first, last; /* slots linked by lru_next; leaves first */
+	uint64_t count;
+};
+
+struct lru_list {
+	uint32_t hot, cold; /* ends */
+	uint64_t count;
+};
+
+struct realm {
+	struct keeper *keeper;
+	char name[NODE_NAME_MAX];
+	struct realm_config config;
+	struct index index;
+	struct dram *dram;
+	struct space spaces[INDEX_SPACES_MAX];
+	struct lru_list lru[LRU_LISTS_MAX];
+	uint64_t lru_of_class[DRAM_CLASSES_MAX]; /* lists that hold blocks with a part of the class
+						  */
+	struct list sessions;
+	unsigned session_count;
+	struct reservation *reservations;
+	uint32_t *reservation_heads; /* hash by write number */
+	uint32_t reservation_max, reservation_free, reservation_count;
+	struct list reservation_age;
+	struct pending *pendings;
+	uint32_t pending_free, pending_count;
+	struct list pending_age, pending_idle;
+	struct wait *waits;
+	uint32_t wait_free, wait_count;
+	uint64_t wait_next_ns; /* no deadline falls before this */
+	struct list blocked;   /* sessions whose reservation waits for a frame */
+	struct gone_list gone;
+	struct removed_list removed;
+	uint32_t scan;	    /* number of the last pin scan */
+	uint64_t pins_seen; /* cells in use at the last scan */
+	uint64_t slot_count_by_state[ENTRY_REMOVED + 1];
+	uint64_t operator_pins;
+	uint64_t counters[REALM_COUNTER_COUNT];
+	uint64_t misses[SKEP_REASON_COUNT];
+	struct histogram latencies[REALM_LATENCY_COUNT];
+	bool room_made; /* a frame was freed since the blocked were last tried */
+};
+
+struct session {
+	struct list of_realm, of_keeper, of_blocked;
+	struct realm *realm;
+	struct page_end page;
+	uint64_t id;
+	char name[NODE_NAME_MAX];
+	pid_t pid;
+	uid_t uid;
+	bool readonly, operator_role, said_bye;
+	bool stopped; /* socket closed or broken: no message is taken; pins still count */
+	bool blocked;
+	struct submission blocked_on;
+	uint64_t blocked_at_ns, opened_ns;
+	struct list reservations, waits;
+	uint64_t reservation_count, reserved_bytes, submission_count;
+	uint64_t spaces; /* mask of spaces it opened */
+	void *link;	 /* the transport's half */
+};
+
+/* What the keeper asks of the outside; a simulation gives its own. */
+struct keeper_outside {
+	void *arg;
+	/* Hand a sum job to a mover, which calls keeper_summed() back on the keeper's thread.
+	 * Return: 0 or -EAGAIN. */
+	int (*sum)(void *arg, struct sum_job *job);
+	/* End a session's socket: it broke the protocol. */
+	void (*cut)(void *arg, struct session *session);
+};
+
+struct keeper {
+	uint64_t now_ns;
+	uint64_t incarnation;
+	uint64_t generation; /* the one counter */
+	uint64_t next_session;
+	struct realm *realms[NODE_REALMS_MAX];
+	unsigned realm_count;
+	struct list sessions;
+	unsigned session_count;
+	struct keeper_outside outside;
+	struct sum_job *sum_jobs;
+	uint32_t sum_free;
+	uint64_t counters[NODE_COUNTER_COUNT];
+	uint32_t id_bits;
+};
+
+#define RELAXED memory_order_relaxed
+
+static inline uint64_t keeper_draw(struct keeper *keeper)
+{
+	return ++keeper->generation;
+}
+
+/* keeper.c: the whole of it ------------------------------------------------------------------ */
+
+int keeper_create(uint64_t incarnation, uint32_t id_bits, const struct keeper_outside *outside,
+	struct keeper **out);
+void keeper_destroy(struct keeper *keeper);
+/* Takes at most @budget messages of each session. Return: messages taken. */
+unsigned keeper_round(struct keeper *keeper, unsigned budget);
+/* Takes what one session's ring holds now. */
+void keeper_session_drain(struct session *session);
+/* Ages, deadlines, removed blocks, blocked reservations. Return: when it must run again. */
+uint64_t keeper_tick(struct keeper *keeper);
+/* A mover has finished @job. */
+void keeper_summed(struct keeper *keeper, struct sum_job *job);
+struct realm *keeper_realm(struct keeper *keeper, const char *name);
+
+/* realm.c */
+int realm_create(struct keeper *keeper, const struct realm_config *config, uint64_t chunk_bytes,
+	struct realm **out);
+void realm_destroy(struct realm *realm);
+void realm_ready(struct realm *realm, uint64_t bytes);
+
+/* session.c */
+int session_create(struct realm *realm, const struct page_end *page, struct session **out);
+/* Its socket is closed: nothing more is taken from it; pins and reservations stay. */
+void session_stop(struct session *session);
+/* Its process has ended (or it said goodbye): everything it held is given back; freed. */
+void session_end(struct session *session);
+/* Takes one message. Return: 0, or -EPROTO: the session must be cut. */
+int session_submit(struct session *session, const struct submission *message);
+void session_complete(
+	struct session *session, uint16_t queue, uint32_t tag, int32_t status, uint32_t value);
+uint64_t session_pins(const struct session *session);
+
+/* index.c */
+int index_create(struct index *index, const struct realm_config *config, const char *name,
+	uint64_t incarnation, uint32_t id_bits);
+void index_destroy(struct index *index);
+/* Everything that names a block to be made. */
+struct index_name {
+	struct block_id id;
+	uint32_t parent_slot;
+	uint64_t parent_generation;
+	uint32_t space;
+	uint32_t parts;
+	uint32_t range_sums;
+	struct id_input proof; /* copied; read once: it may be memory that a client writes */
+};
+/* Makes a name in state ENTRY_PENDING. Return: slot, or -ENOSPC (slots or heap are full). */
+int64_t index_name_make(struct realm *realm, const struct index_name *name);
+/* Nobody finds the block by name any more; its children must be gone. The slot stays taken. */
+void index_name_hide(struct realm *realm, uint32_t slot);
+/* The slot of a hidden name may be used again; its frames must be free. */
+void index_slot_free(struct realm *realm, uint32_t slot);
+/* Finds a block by id, parent and proof. Return: slot or NONE32. */
+uint32_t index_name_find(struct realm *realm, const struct index_name *name);
+/* Any block with this id, whatever its proof: for operators. */
+uint32_t index_id_find(struct realm *realm, struct block_id id, uint32_t after);
+struct index_part *index_part(struct index *index, uint32_t slot, uint32_t part);
+_Atomic uint64_t *index_sums(struct index *index, uint32_t slot, uint32_t ranges_before);
+void index_state_set(struct realm *realm, uint32_t slot, enum entry_state state);
+static inline enum entry_state index_state(const struct realm *realm, uint32_t slot)
+{
+	return (enum entry_state)atomic_load_explicit(&realm->index.entries[slot].state, RELAXED);
+}
+static inline uint32_t index_parent(const struct realm *realm, uint32_t slot)
+{
+	uint32_t parent = atomic_load_explicit(&realm->index.entries[slot].parent_slot, RELAXED);
+
+	return parent < realm->index.head->slot_count ? parent : NONE32;
+}
+
+/* evict.c */
+void lru_touch(struct realm *realm, uint32_t slot);
+void lru_cool(struct realm *realm, uint32_t slot);
+void lru_remove(struct realm *realm, uint32_t slot);
+/* Marks every slot that a cell names; counts cells. */
+void pins_scan(struct realm *realm);
+static inline bool pins_marked(const struct realm *realm, uint32_t slot)
+{
+	return realm->index.scan_marks[slot] == realm->scan ||
+	       realm->index.slots[slot].operator_pins;
+}
+/* What is needed of a class. */
+struct room_want {
+	unsigned class;
+	uint32_t frames;
+};
+/* Makes room by evicting the coldest leaves. Return: blocks evicted. */
+unsigned evict_for(struct realm *realm, const struct room_want *want);
+/* Evicts the coldest leaves whatever their class until @bytes of frames are free. */
+uint64_t evict_bytes(struct realm *realm, uint64_t bytes);
+/* Frees slots (or record memory) by evicting @blocks of the coldest leaves. */
+unsigned evict_blocks(struct realm *realm, unsigned blocks);
+/* A child's frames are free: counts it at the parent, which may now be a leaf. */
+void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp_ns);
+
+/* put.c */
+int put_reserve(struct session *session, const struct submission *message);
+void put_retry_blocked(struct realm *realm);
+int put_commit(struct session *session, const struct submission *message);
+int put_abort(struct session *session, const struct submission *message);
+void put_session_gone(struct session *session);
+uint64_t put_tick(struct realm *realm);
+void put_summed(struct realm *realm, struct sum_job *job);
+/* Frees the frames of all committed parts. */
+void put_frames_free(struct realm *realm, uint32_t slot);
+/* Ends a pending block's record: reservations become orphans with @verdict, waiters get it. */
+void put_pending_end(struct realm *realm, uint32_t slot, int verdict);
+
+/* wait.c */
+int wait_submit(struct session *session, const struct submission *message);
+int wait_cancel(struct session *session, const struct submission *message);
+void wait_finish(struct realm *realm, struct wait *wait, int status);
+void wait_session_gone(struct session *session);
+uint64_t wait_tick(struct realm *realm);
+
+/* remove.c */
+/* Takes a block and everything below it out by force. Return: blocks. */
+uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason reason);
+uint64_t remove_space(struct realm *realm, uint32_t space, enum skep_reason reason);
+/* Frees removed blocks that no table names any more. Return: true if some still wait. */
+bool remove_settle(struct realm *realm);
+
+/* space.c */
+int space_open(struct session *session, const struct wire_space_open *request,
+	struct wire_space_answer *answer);
+int64_t space_step(struct realm *realm, uint32_t space);
+/* The first field in which two fingerprints differ; "" if none. */
+void space_difference(const char *a, const char *b, char field[WIRE_NAME_MAX]);
+void space_session_gone(struct session *session);
+
+/* gone.c: why a block is not here */
+int gone_create(struct gone_list *list, uint32_t size);
+void gone_destroy(struct gone_list *list);
+void gone_add(struct realm *realm, uint64_t id_low, enum skep_reason reason);
+enum skep_reason gone_find(const struct realm *realm, uint64_t id_low, uint64_t *ago_ns);
+
+/* insight.c */
+int explain_submit(struct session *session, const struct submission *message);
+void realm_status_fill(struct realm *realm, struct realm_status *out);
+void block_status_fill(struct realm *realm, uint32_t slot, struct block_status *out);
+
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_TESTS_STORE_SIM_H
+#define SKEP_TESTS_STORE_SIM_H
+
+/*
+ * A keeper with sessions, driven in one thread: no sockets, no clocks, no threads. Clients use the
+ * real session pages, the real probe and the real pin protocol, step by step, so that a test can
+ * put the keeper between any two steps.
+ */
+
+#include "store/store_priv.h"
+
+struct sim_options {
+	uint64_t dram_bytes, use_max;
+	uint32_t index_blocks;
+	uint64_t age_limit_ns;
+	uint32_t id_bits;
+	unsigned realms; /* 0 = 1; named "r0", "r1", … */
+};
+
+struct sim {
+	struct keeper *keeper;
+	struct realm *realm; /* the first */
+	struct realm *realms[4];
+	struct list sums; /* not used: sums are done at once */
+	unsigned cuts;	  /* sessions the keeper ended */
+};
+
+struct sim_client {
+	struct session *session;
+	uint8_t *page;
+	uint32_t tail;		    /* of submissions */
+	uint32_t seen[PAGE_QUEUES]; /* of completions */
+	uint32_t next_tag;
+};
+
+int sim_create(struct sim *sim, const struct sim_options *options);
+void sim_destroy(struct sim *sim);
+
+/* A session of @realm; its page is this client's until sim_client_close(). */
+int sim_client_open(struct sim *sim, struct realm *realm, struct sim_client *client);
+/* Process end: everything it held is given back. */
+void sim_client_close(struct sim_client *client, bool bye);
+
+struct page_head *sim_page(const struct sim_client *client);
+struct pin_cell *sim_pins(const struct sim_client *client);
+void *sim_scratch(const struct sim_client *client, uint32_t at);
+
+/* Pushes a message with the next tag. Return: its tag; 0: the ring is full. */
+uint32_t sim_push(struct sim_client *client, struct submission *message);
+/* Takes the next completion of a queue. Return: false, none. */
+bool sim_take(struct sim_client *client, unsigned queue, struct completion *out);
+
+/* Lets the keeper run until nothing is left to take, then once through its ages. */
+void sim_run(struct sim *sim);
+
+/* Opens a space of @parts parts of @bytes[i] each, named by @tokens tokens a block. */
+struct sim_space {
+	const char *name;
+	uint32_t block_tokens, part_count;
+	uint64_t bytes[8];
+	uint32_t ranges[8];
+	bool opaque;
+};
+int sim_space_open(
+	struct sim_client *client, const struct sim_space *space, struct wire_space_answer *answer);
+
+/*
+ * Asks for part @part of blocks [first, first + count) of a chain whose earlier names stand; fills
+ * the scratch at 0. Push it, run the keeper, then read the answers with sim_scratch(client, 0).
+ */
+struct sim_put {
+	const struct probe_chain *chain;
+	uint32_t first, count, part;
+	uint64_t space_generation;
+	uint64_t deadline_ns;
+};
+uint32_t sim_reserve(struct sim_client *client, const struct sim_put *put);
+
+/* A part that was reserved, as its writer remembers it. */
+struct sim_written {
+	struct block_id id;
+	uint32_t slot, part, ranges;
+	uint64_t write, frame, bytes;
+};
+
+/* Commits with true sums over the frames. Uses the second half of the scratch. */
+uint32_t sim_commit(struct sim_client *client, const struct sim_written *parts, uint32_t count);
+uint32_t sim_abort(struct sim_client *client, const struct sim_written *parts, uint32_t count);
+
+#endif
