@@ -31,6 +31,7 @@ int keeper_create(uint64_t incarnation, uint32_t id_bits, const struct keeper_ou
 	keeper->id_bits = id_bits ? id_bits : 128;
 	keeper->outside = *outside;
 	list_init(&keeper->sessions);
+	list_init(&keeper->sum_waiting);
 	*out = keeper;
 	return 0;
 }
@@ -119,4 +120,5 @@ void keeper_summed(struct keeper *keeper, struct sum_job *job)
 	put_summed(job->realm, job);
 	job->next_free = keeper->sum_free;
 	keeper->sum_free = (uint32_t)(job - keeper->sum_jobs);
+	put_sums_start(keeper);
 }

@@ -45,8 +45,9 @@ static struct reservation *reservation_make(struct realm *realm, struct session 
 	realm->reservation_free = r->next_free;
 	realm->reservation_count++;
 	memset(r, 0, sizeof(*r));
+	r->realm = realm;
 	r->session = session;
-	r->write = keeper_draw(realm->keeper);
+	r->write = realm_draw(realm);
 	r->at_ns = realm->keeper->now_ns;
 	r->state = RESERVATION_LIVE;
 	head = reservation_head(realm, r->write);
@@ -96,13 +97,12 @@ static void reservation_part_from_block(
 {
 	slab_owner_set(dram_slab(realm->dram), r->frame, NONE32);
 	list_remove(&r->of_pending);
-	list_remove(&r->by_age);
 	r->verdict = verdict;
 	r->slot = NONE32;
 	if (r->state == RESERVATION_SUMMING)
-		r->verdict = verdict; /* put_summed() settles it */
-	else
-		r->state = state;
+		return; /* sum_finish() settles it */
+	list_remove(&r->by_age);
+	r->state = state;
 }
 
 /* ----------------------------------------------------------------------- pending records */
@@ -257,8 +257,7 @@ static void publish_one(struct realm *realm, uint32_t slot)
 	realm->index.slots[slot].flags &= (uint8_t)~SLOT_HELD;
 	index_state_set(realm, slot, ENTRY_PRESENT);
 	/* Release: part fields and sums are in place before the block can be had (probe.c). */
-	atomic_store_explicit(
-		&entry->frame_generation, keeper_draw(realm->keeper), memory_order_release);
+	atomic_store_explicit(&entry->frame_generation, realm_draw(realm), memory_order_release);
 	lru_touch(realm, slot);
 	pending_wake(realm, pending, 0);
 	pending_free(realm, pending);
@@ -668,8 +667,7 @@ void put_retry_blocked(struct realm *realm)
 	bool stuck = false;
 
 	realm->room_made = false;
-	list_each_safe(node, &realm->blocked)
-	{
+	list_each_safe (node, &realm->blocked) {
 		struct session *session = list_item(node, struct session, of_blocked);
 		bool late = session->blocked_on.deadline_ns <= now;
 		int status = -EAGAIN;
@@ -683,8 +681,8 @@ void put_retry_blocked(struct realm *realm)
 		}
 		list_remove(&session->of_blocked);
 		session->blocked = false;
-		histogram_add(&realm->latencies[REALM_LATENCY_frame_wait],
-			now - session->blocked_at_ns);
+		histogram_add(
+			&realm->latencies[REALM_LATENCY_frame_wait], now - session->blocked_at_ns);
 		if (reserve_answer(session, &session->blocked_on, status) == -EPROTO)
 			realm->keeper->outside.cut(realm->keeper->outside.arg, session);
 	}
@@ -715,61 +713,79 @@ static struct reservation *commit_find(
 	return NULL;
 }
 
-static int sum_start(struct session *session, const struct submission *message, uint32_t i,
-	struct reservation *r)
+/* The sums are made or will never be: commits or drops the part and tells its writer. */
+static void sum_finish(struct realm *realm, struct reservation *r, const struct sum_job *job)
 {
-	struct realm *realm = session->realm;
-	struct keeper *keeper = realm->keeper;
-	const struct index_entry *entry = &realm->index.entries[r->slot];
-	const struct space *space = &realm->spaces[LOAD(entry->space)];
-	struct sum_job *job;
-	int status;
+	struct session *session = r->session;
+	uint32_t tag = r->sum_tag, index = r->sum_index;
+	uint16_t queue = r->sum_queue;
+	int status = 0;
 
-	if (keeper->sum_free == NONE32)
-		return -EAGAIN;
-	job = &keeper->sum_jobs[keeper->sum_free];
-	job->realm = realm;
-	job->write = r->write;
-	job->session = session->id;
-	job->tag = message->tag;
-	job->queue = message->queue;
-	job->index = i;
-	job->in = (struct part_sums_input){.bytes = dram_at(realm->dram, r->frame),
-		.length = r->bytes,
-		.id_low = LOAD(entry->id_low),
-		.id_high = LOAD(entry->id_high),
-		.incarnation = keeper->incarnation,
-		.write = r->write,
-		.ranges = space->part_ranges[r->part],
-		.part = r->part};
-	status = keeper->outside.sum(keeper->outside.arg, job);
-	if (status < 0)
-		return status;
-	keeper->sum_free = job->next_free;
-	r->state = RESERVATION_SUMMING;
-	list_remove(&r->by_age);
-	return 0;
-}
-
-void put_summed(struct realm *realm, struct sum_job *job)
-{
-	struct reservation *r = reservation_find(realm, job->write);
-	struct session *session = r ? r->session : NULL;
-	int status;
-
-	SKEP_CHECK(r != NULL && r->state == RESERVATION_SUMMING);
+	SKEP_CHECK(r->state == RESERVATION_SUMMING);
 	if (r->slot == NONE32) { /* the block was given up or removed meanwhile */
 		status = r->verdict;
 		reservation_drop(realm, r);
 	} else {
 		struct commit_part how = {.root_low = job->root_low, .root_high = job->root_high};
 
-		status = 0;
 		part_write(realm, r, &how, job->sums);
 		part_committed(realm, r);
 	}
 	if (session)
-		session_complete(session, job->queue, job->tag, status, job->index);
+		session_complete(session, queue, tag, status, index);
+}
+
+void put_sums_start(struct keeper *keeper)
+{
+	while (keeper->sum_free != NONE32 && !list_empty(&keeper->sum_waiting)) {
+		struct reservation *r =
+			list_item(keeper->sum_waiting.next, struct reservation, by_age);
+		struct sum_job *job = &keeper->sum_jobs[keeper->sum_free];
+		struct realm *realm = r->realm;
+		const struct index_entry *entry;
+		const struct space *space;
+
+		if (r->slot == NONE32) {
+			sum_finish(realm, r, NULL);
+			continue;
+		}
+		entry = &realm->index.entries[r->slot];
+		space = &realm->spaces[LOAD(entry->space)];
+		job->realm = realm;
+		job->write = r->write;
+		job->in = (struct part_sums_input){.bytes = dram_at(realm->dram, r->frame),
+			.length = r->bytes,
+			.id_low = LOAD(entry->id_low),
+			.id_high = LOAD(entry->id_high),
+			.incarnation = keeper->incarnation,
+			.write = r->write,
+			.ranges = space->part_ranges[r->part],
+			.part = r->part};
+		if (keeper->outside.sum(keeper->outside.arg, job) < 0)
+			return; /* the movers are full: the next that ends starts this one */
+		keeper->sum_free = job->next_free;
+		list_remove(&r->by_age);
+	}
+}
+
+void put_summed(struct realm *realm, struct sum_job *job)
+{
+	struct reservation *r = reservation_find(realm, job->write);
+
+	SKEP_CHECK(r != NULL);
+	sum_finish(realm, r, job);
+}
+
+/* Leaves a part to the movers; its writer is answered when it is summed. */
+static void sum_want(struct keeper *keeper, struct reservation *r, const struct submission *message,
+	uint32_t index)
+{
+	r->state = RESERVATION_SUMMING;
+	r->sum_tag = message->tag;
+	r->sum_queue = message->queue;
+	r->sum_index = index;
+	list_remove(&r->by_age);
+	list_append(&keeper->sum_waiting, &r->by_age);
 }
 
 /* Commits with sums given. Return: the part's status. */
@@ -814,8 +830,8 @@ int put_commit(struct session *session, const struct submission *message)
 			struct reservation *r = commit_find(session, &part, &status);
 
 			if (r)
-				status = sum_start(session, message, i, r);
-			if (!r || status < 0)
+				sum_want(realm->keeper, r, message, i);
+			else
 				session_complete(session, message->queue, message->tag, status, i);
 			continue;
 		}
@@ -827,7 +843,9 @@ int put_commit(struct session *session, const struct submission *message)
 		parts[i].status = status;
 		committed += status == 0;
 	}
-	if (message->u.other.kind != COMMIT_SUMS_MOVER)
+	if (message->u.other.kind == COMMIT_SUMS_MOVER)
+		put_sums_start(realm->keeper);
+	else
 		session_complete(session, message->queue, message->tag, committed, 0);
 	histogram_add(&realm->latencies[REALM_LATENCY_commit], clock_ns() - began);
 	return 0;

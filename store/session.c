@@ -24,7 +24,7 @@ int session_create(struct realm *realm, const struct page_end *page, struct sess
 		return -ENOMEM;
 	session->realm = realm;
 	session->page = *page;
-	session->id = ++keeper->next_session;
+	session->id = ++realm->next_session;
 	session->opened_ns = keeper->now_ns;
 	list_init(&session->reservations);
 	list_init(&session->waits);

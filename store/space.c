@@ -149,7 +149,7 @@ static void space_version_set(struct realm *realm, uint32_t index, uint64_t vers
 		.version = version};
 
 	space->version = version;
-	space->generation = keeper_draw(realm->keeper);
+	space->generation = realm_draw(realm);
 	id_secret_make(space->secret, &in);
 	atomic_store_explicit(&realm->index.head->spaces[index].generation, space->generation,
 		memory_order_release);

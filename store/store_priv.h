@@ -99,14 +99,18 @@ enum reservation_state {
 
 /* A part of a block given to a writer. */
 struct reservation {
-	struct list of_session, of_pending, by_age;
+	struct list of_session, of_pending;
+	struct list
+		by_age; /* realm.reservation_age, or keeper.sum_waiting before a mover takes it */
+	struct realm *realm;
 	struct session *session; /* NULL once the session is gone (a mover still sums) */
 	uint64_t write;		 /* number of the write generation; 0: free */
 	uint64_t frame;
 	uint64_t at_ns;
 	uint64_t bytes;
 	uint32_t slot, hash_next, next_free;
-	uint16_t part;
+	uint32_t sum_tag, sum_index; /* whom to answer when a mover has summed it */
+	uint16_t part, sum_queue;
 	uint8_t state, class;
 	int32_t verdict; /* what a late commit is told */
 };
@@ -134,18 +138,15 @@ struct wait {
 /* A commit whose sums a mover makes. */
 struct sum_job {
 	struct realm *realm;
-	uint64_t write;	  /* names the reservation */
-	uint64_t session; /* to be told; the session may be gone by then */
-	uint32_t tag, index, next_free;
-	uint16_t queue;
-	bool last, used;
+	uint64_t write; /* names the reservation */
+	uint32_t next_free;
 	uint64_t root_low, root_high;
 	struct part_sums_input {
 		const void *bytes;
 		uint64_t length, id_low, id_high, incarnation, write;
 		uint32_t ranges, part;
 	} in;
-	uint64_t sums[INDEX_SPACES_MAX * 16]; /* SKEP_RANGES_MAX */
+	uint64_t sums[1024]; /* SKEP_RANGES_MAX */
 };
 
 struct space {
@@ -192,6 +193,8 @@ struct lru_list {
 
 struct realm {
 	struct keeper *keeper;
+	uint64_t generation; /* the one counter */
+	uint64_t next_session;
 	char name[NODE_NAME_MAX];
 	struct realm_config config;
 	struct index index;
@@ -257,8 +260,6 @@ struct keeper_outside {
 struct keeper {
 	uint64_t now_ns;
 	uint64_t incarnation;
-	uint64_t generation; /* the one counter */
-	uint64_t next_session;
 	struct realm *realms[NODE_REALMS_MAX];
 	unsigned realm_count;
 	struct list sessions;
@@ -266,15 +267,17 @@ struct keeper {
 	struct keeper_outside outside;
 	struct sum_job *sum_jobs;
 	uint32_t sum_free;
+	struct list sum_waiting; /* reservations whose sums no mover has begun */
 	uint64_t counters[NODE_COUNTER_COUNT];
 	uint32_t id_bits;
 };
 
 #define RELAXED memory_order_relaxed
 
-static inline uint64_t keeper_draw(struct keeper *keeper)
+/* The next generation. A counter a realm: one for all would tell a realm what its neighbours do. */
+static inline uint64_t realm_draw(struct realm *realm)
 {
-	return ++keeper->generation;
+	return ++realm->generation;
 }
 
 /* keeper.c: the whole of it ------------------------------------------------------------------ */
@@ -381,6 +384,8 @@ int put_abort(struct session *session, const struct submission *message);
 void put_session_gone(struct session *session);
 uint64_t put_tick(struct realm *realm);
 void put_summed(struct realm *realm, struct sum_job *job);
+/* Hands waiting sums to movers, as many as they take. */
+void put_sums_start(struct keeper *keeper);
 /* Frees the frames of all committed parts. */
 void put_frames_free(struct realm *realm, uint32_t slot);
 /* Ends a pending block's record: reservations become orphans with @verdict, waiters get it. */
