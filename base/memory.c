@@ -19,7 +19,7 @@ int memory_should_fail(void)
 {
 	long left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
 
-	/* In one step, so that of many threads the one that takes 1 fails, and none counts past 0. */
+	/* In one step: of many threads the one that takes 1 fails, and none counts past 0. */
 	while (left > 0) {
 		long next = left == 1 && atomic_load(&fail_forever) ? -1 : left - 1;
 

@@ -132,7 +132,7 @@ static int scalar_read(struct reader *reader, const yaml_event_t *event)
 
 static int container_open(struct reader *reader, enum config_shape shape, struct config_place place)
 {
-	struct config_node *node;
+	struct config_node *node = NULL;
 	int rc;
 
 	if (key_is_next(reader))
@@ -426,6 +426,11 @@ const struct config_node *config_find(const struct config_node *mapping, const c
 	for (node = mapping->first; node && strcmp(node->key, key) != 0; node = node->next)
 		;
 	return node;
+}
+
+const char *config_text(const struct config_node *node)
+{
+	return node->text;
 }
 
 const struct config_node *config_next(

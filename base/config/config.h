@@ -52,6 +52,9 @@ const struct config_node *config_find(const struct config_node *mapping, const c
 const struct config_node *config_next(
 	const struct config_node *parent, const struct config_node *previous);
 
+/* The text of a value; NULL: a list or mapping. Belongs to the document. */
+const char *config_text(const struct config_node *node);
+
 /*
  * Writes an error that names file, line and column of @node and returns -EINVAL: for what only the
  * owner of an option can judge. Say the value, the cause and the fix.
@@ -69,7 +72,8 @@ int config_fail(struct config_error *error, const struct config_node *node, cons
 	X(SIZE, "a byte size such as 4096 or 512MiB (B, KiB, MiB, GiB, TiB, PiB)")                 \
 	X(DURATION, "a span of time such as 250ms or 30s (ns, us, ms, s, m, h, d)")                \
 	X(MAPPING, "a mapping")                                                                    \
-	X(MAPPINGS, "a list of mappings")
+	X(MAPPINGS, "a list of mappings")                                                          \
+	X(STRINGS, "a list of texts")
 
 enum config_type {
 #define X(name, words) CONFIG_##name,
@@ -121,6 +125,7 @@ struct config_table {
 #define CONFIG_FIELD_DURATION uint64_t
 #define CONFIG_FIELD_MAPPING  const struct config_node *
 #define CONFIG_FIELD_MAPPINGS const struct config_node *
+#define CONFIG_FIELD_STRINGS  const struct config_node *
 
 /* Does not compile where the field's type is not the option's. */
 #define CONFIG_OPTION(owner, field, key_, type_, default_, minimum_, maximum_, help_)              \

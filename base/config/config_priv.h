@@ -33,7 +33,7 @@ struct config {
 	unsigned count;
 };
 
-/* A value or key as an error shows it: on one line, cut where it is long. */
+/* A value or key as an error shows it: cut where it is long. */
 struct config_shown {
 	char text[64];
 };
@@ -47,7 +47,7 @@ struct config_path {
 
 struct config_path config_path(const struct config_node *node);
 
-/* Writes "NAME:LINE:COLUMN: …" and returns -EINVAL. */
+/* Writes "NAME:LINE:COLUMN: …", all on one line, and returns -EINVAL. */
 int config_fail_at(struct config_error *error, const char *name, struct config_place place,
 	const char *format, ...) __attribute__((format(printf, 4, 5)));
 

@@ -12,11 +12,8 @@ struct config_shown config_show(const char *text)
 	struct config_shown shown;
 	size_t used = 0, room = sizeof(shown.text) - sizeof(cut);
 
-	for (; *text && used < room; text++) {
-		unsigned char c = (unsigned char)*text;
-
-		shown.text[used++] = c < 0x20 || c == 0x7f ? '?' : (char)c;
-	}
+	while (*text && used < room)
+		shown.text[used++] = *text++;
 	if (*text) {
 		/* Not in the middle of a character: its further bytes are 10xxxxxx. */
 		while (used && ((unsigned char)*text & 0xc0) == 0x80) {

@@ -218,6 +218,20 @@ static int mappings_check(struct config_error *error, const struct config_option
 	return 0;
 }
 
+static int strings_check(struct config_error *error, const struct config_option *option,
+	const struct config_node *node)
+{
+	const struct config_node *each = NULL;
+
+	if (node->shape != CONFIG_LIST)
+		return type_fail(error, option, node);
+	while ((each = config_next(node, each)))
+		if (each->shape != CONFIG_SCALAR || (each->plain && !*each->text))
+			return config_fail(
+				error, each, "'%s' must be text", config_path(each).text);
+	return 0;
+}
+
 /* --- filling ---------------------------------------------------------------------------------- */
 
 static int value_read(struct config_error *error, const struct config_option *option,
@@ -228,6 +242,10 @@ static int value_read(struct config_error *error, const struct config_option *op
 	if (option->type == CONFIG_MAPPINGS) {
 		*(const struct config_node **)field = node;
 		return mappings_check(error, option, node);
+	}
+	if (option->type == CONFIG_STRINGS) {
+		*(const struct config_node **)field = node;
+		return strings_check(error, option, node);
 	}
 	if (option->type == CONFIG_MAPPING) {
 		*(const struct config_node **)field = node;
@@ -265,6 +283,7 @@ static void default_set(const struct config_option *option, void *field)
 		return;
 	case CONFIG_MAPPING:
 	case CONFIG_MAPPINGS:
+	case CONFIG_STRINGS:
 		SKEP_CHECK(!text);
 		*(const struct config_node **)field = NULL;
 		return;

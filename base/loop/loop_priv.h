@@ -11,8 +11,10 @@
 /* Work that other threads leave for the loop's (a mailbox): looked at after each wake-up. */
 struct loop_source {
 	struct list link;
-	/* Does a bounded share of the work, and calls loop_wake where some is left; returns how
-	 * many. */
+	/*
+	 * Does a bounded share of the work; returns how many. What it leaves must be such that
+	 * loop_wake was or will be called for it after this call began.
+	 */
 	int (*run)(struct loop_source *source);
 };
 

@@ -56,20 +56,19 @@ static bool message_run(struct mailbox *mailbox)
 	return true;
 }
 
-/* A ring full at most, so that messages which post messages do not hold the loop up. */
+/*
+ * A ring full at most, so that messages which post messages do not hold the loop up. What is left
+ * then was posted since this began (before, there was no room for it), so after the loop cleared
+ * woken: the post set it again, and the next turn does not sleep.
+ */
 static int mailbox_source_run(struct loop_source *source)
 {
 	struct mailbox *mailbox = list_item(source, struct mailbox, source);
-	uint64_t most = mailbox->mask + 1;
-	int count = 0;
+	uint64_t count = 0;
 
-	while (most && message_run(mailbox)) {
-		most--;
+	while (count <= mailbox->mask && message_run(mailbox))
 		count++;
-	}
-	if (!most)
-		loop_wake(mailbox->loop);
-	return count;
+	return (int)count;
 }
 
 int mailbox_create(struct loop *loop, uint32_t capacity, struct mailbox **made)

@@ -12,7 +12,7 @@
 
 /*
  * A watch is one multishot poll request. The kernel runs a request on behalf of the thread that
- * submitted it and cancels it when that thread ends, and a loop may be set up by another thread
+ * submitted it and ends it after that thread has ended, and a loop may be set up by another thread
  * than runs it. So adding, changing and removing only note the slot; loop_run_once settles what was
  * noted, and whatever happened to a slot in between is one cancel and one new request at most.
  */
@@ -119,8 +119,7 @@ static int uring_backend_arm(struct loop *loop, uint32_t slot)
 {
 	struct stat file;
 
-	/* As epoll answers; the request itself would tell only later, or call a file always ready.
-	 */
+	/* As epoll answers; the request would tell only later, or call a file always ready. */
 	if (fstat(loop->slots[slot].watch->fd, &file))
 		return -errno;
 	if (S_ISREG(file.st_mode) || S_ISDIR(file.st_mode))

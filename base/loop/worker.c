@@ -5,7 +5,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -29,7 +28,6 @@ struct worker {
 
 struct workers {
 	unsigned count;
-	_Atomic uint32_t turn; /* where the search for an idle worker begins */
 	struct worker each[];
 };
 
@@ -127,12 +125,11 @@ void workers_destroy(struct workers *workers)
 int workers_post(
 	struct workers *workers, mailbox_run *run, const void *argument, size_t argument_bytes)
 {
-	uint32_t turn = atomic_fetch_add_explicit(&workers->turn, 1, memory_order_relaxed);
 	struct worker *best = NULL;
 	uint32_t fewest = UINT32_MAX;
 
 	for (unsigned i = 0; i < workers->count && fewest; i++) {
-		struct worker *worker = &workers->each[(turn + i) % workers->count];
+		struct worker *worker = &workers->each[i];
 		uint32_t waiting = mailbox_waiting(worker->jobs);
 
 		if (waiting < fewest) {

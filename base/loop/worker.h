@@ -29,8 +29,8 @@ int workers_create(const struct workers_options *options, struct workers **worke
 void workers_destroy(struct workers *workers);
 
 /*
- * Has @run(@argument) done by the worker that has the fewest jobs; as mailbox_post. Any thread;
- * never blocks. 0: it runs exactly once. -EAGAIN: every queue is full.
+ * Has @run(@argument) done by the first worker of those with the fewest jobs; as mailbox_post. Any
+ * thread; never blocks. 0: it runs exactly once. -EAGAIN: every queue is full.
  */
 int workers_post(
 	struct workers *workers, mailbox_run *run, const void *argument, size_t argument_bytes);

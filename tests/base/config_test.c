@@ -17,6 +17,7 @@
 	X(dram_bytes, "dram", SIZE, "1GiB", 1 << 20, 1ull << 40, "Memory for blocks.")             \
 	X(wait_ns, "wait", DURATION, "250ms", 1000000, 60000000000, "How long a call may take.")   \
 	X(ssd, "ssd", MAPPING, NULL, 0, 0, "The disk.")                                            \
+	X(disks, "disks", STRINGS, NULL, 0, 0, "Paths of segments.")                               \
 	X(realms, "realms", MAPPINGS, NULL, 0, 0, "The tenants.")
 
 #define REALM_OPTIONS(X)                                                                           \
@@ -78,6 +79,7 @@ static void good_files_are_read(void)
 				   "dram: 1.5 GiB\n"
 				   "wait: \"30s\"\n"
 				   "ssd: {path: /dev/nvme0n1, bytes: 0}\n"
+				   "disks: [/a, '']\n"
 				   "realms:\n"
 				   "  - name: 'it''s'\n"
 				   "    dram: 4096\n"
@@ -98,6 +100,12 @@ static void good_files_are_read(void)
 	REQUIRE_EQ(options.wait_ns, 30 * NS_PER_S);
 	REQUIRE(config_find(options.ssd, "path") && config_find(options.ssd, "bytes"));
 	REQUIRE(!config_find(options.ssd, "realms"));
+	REQUIRE(!config_text(options.ssd));
+	each = config_next(options.disks, NULL);
+	REQUIRE_TEXT(config_text(each), "/a");
+	each = config_next(options.disks, each);
+	REQUIRE_TEXT(config_text(each), "");
+	REQUIRE(!config_next(options.disks, each));
 	each = config_next(options.realms, NULL);
 	REQUIRE_EQ(config_fill(each, &realm_table, &realm, &error), 0);
 	REQUIRE_TEXT(realm.name, "it's");
@@ -124,7 +132,7 @@ static void what_is_not_there_gets_its_default(void)
 		memset(&options, 0xa5, sizeof(options));
 		REQUIRE_EQ(config_fill(config_root(config), &daemon_table, &options, &error), 0);
 		REQUIRE_TEXT(options.listen, "/run/skep.sock");
-		REQUIRE(!options.json && !options.ssd && !options.realms);
+		REQUIRE(!options.json && !options.ssd && !options.disks && !options.realms);
 		REQUIRE_EQ(options.movers, 2);
 		REQUIRE_EQ(options.any, 0);
 		REQUIRE_EQ(options.dram_bytes, 1 << 30);
@@ -181,6 +189,9 @@ static const struct {
 	{"ssd: none\n", "skepd.yaml:1:6: 'ssd' must be a mapping, not 'none'"},
 	{"realms: {name: a}\n",
 		"skepd.yaml:1:9: 'realms' must be a list of mappings, not a mapping"},
+	{"disks: /a\n", "skepd.yaml:1:8: 'disks' must be a list of texts, not '/a'"},
+	{"disks: [a, {}]\n", "skepd.yaml:1:12: 'disks[1]' must be text"},
+	{"disks:\n-\n", "skepd.yaml:2:2: 'disks[0]' must be text"},
 	{"realms: [a]\n", "skepd.yaml:1:10: 'realms[0]' must be a mapping, lines of 'key: value' "
 			  "behind the '-'"},
 	{"movers: 3\n\tdram: 1GiB\n", "skepd.yaml:2:1: a tab in the indentation; use spaces"},
@@ -214,6 +225,8 @@ static const struct {
 		"skepd.yaml:1:9: a value has a zero byte in it; remove the \\0 or \\x00"},
 	{"listen: a\nwait: \x01\n", "skepd.yaml:2:7: control characters are not allowed; the file "
 				    "must be UTF-8 text without control characters"},
+	{"\xff\xfe-", "skepd.yaml:1:1: invalid leading UTF-8 octet; the file must be UTF-8 text "
+		      "without control characters"},
 	{"listen: \xff\n", "skepd.yaml:1:9: invalid leading UTF-8 octet; the file must be UTF-8 "
 			   "text without control characters"},
 	{"\"mo\\nvers\\e\": 3\n",
@@ -221,7 +234,8 @@ static const struct {
 	{"a123456789b123456789c123456789d123456789e123456789f123456789g123456789: 3\n",
 		"skepd.yaml:1:1: unknown key "
 		"'a123456789b123456789c123456789d123456789e123456789f123456789...' in the file; "
-		"known there: listen, log_json, movers, any_number, dram, wait, ssd, realms"},
+		"known there: listen, log_json, movers, any_number, dram, wait, ssd, disks, "
+		"realms"},
 	{"a: {b: {c: {d: {e: {f: {g: {h: {i: {j: {k: {l: {m: {n: {o: {p: {q: 1}}}}}}}}}}}}}}}}\n",
 		"skepd.yaml:1:64: more than 16 lists and mappings inside one another; no option "
 		"lies so deep"},
@@ -305,7 +319,7 @@ static void hostile_files_are_refused_soon(void)
 	struct config *config;
 
 	for (unsigned i = 0; used + 20 < room; i++)
-		used += (size_t)sprintf(text + used, "k%x: 1\n", i);
+		used += (size_t)snprintf(text + used, room - used, "k%x: 1\n", i);
 	REQUIRE_EQ(config_read_memory("many", text, used, &config, &error), -EINVAL);
 	REQUIRE_TEXT(error.text, "many:8192:8: more than 8192 values in one file; a file of "
 				 "settings should have far fewer");

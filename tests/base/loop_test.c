@@ -542,6 +542,7 @@ static void a_signal_ends_the_sleep(void)
 	struct itimerval soon = {.it_value = {.tv_usec = 10000}, .it_interval = {.tv_usec = 10000}};
 	struct itimerval never = {0};
 
+	REQUIRE_EQ(loop_run_once(loop, 0), 0); /* nothing else is left to do */
 	REQUIRE_EQ(sigaction(SIGALRM, &action, &old), 0);
 	REQUIRE_EQ(setitimer(ITIMER_REAL, &soon, NULL), 0);
 	REQUIRE_EQ(loop_run_once(loop, CLOCK_NEVER), 0);
@@ -624,17 +625,18 @@ static void a_loop_outlives_the_thread_that_set_it_up(void)
 	struct setting setting;
 
 	in_a_thread(set_up, &setting);
-	end_poke(&setting.end);
-	settle(setting.loop);
-	REQUIRE_EQ(setting.end.calls, 1);
-	/* And one that ran it. */
+	/* Its first turn settles what was set up, in a thread that ends too. */
 	in_a_thread(run_for_a_while, &setting);
-	end_poke(&setting.end);
-	settle(setting.loop);
-	end_poke(&setting.end);
-	settle(setting.loop);
-	REQUIRE(setting.end.calls >= 2);
-	REQUIRE_EQ(setting.end.told, LOOP_READABLE);
+	for (int i = 0; i < 3; i++) {
+		setting.end.calls = 0;
+		setting.end.told = 0;
+		end_poke(&setting.end);
+		while (!setting.end.calls)
+			REQUIRE(loop_run_once(setting.loop, CLOCK_NEVER) >= 0);
+		settle(setting.loop);
+		REQUIRE_EQ(setting.end.calls, 1);
+		REQUIRE_EQ(setting.end.told, LOOP_READABLE);
+	}
 	end_close(&setting.end);
 	loop_destroy(setting.loop);
 }
