@@ -187,22 +187,22 @@ int local_connect(const char *path, uint64_t deadline_ns)
 	return fd;
 }
 
-void local_offer_drop(struct local_offer *offer)
+void local_welcome_drop(struct local_welcome *welcome)
 {
-	int *fds[] = {&offer->page_fd, &offer->index_fd, &offer->wake_fd};
+	int *fds[] = {&welcome->page_fd, &welcome->index_fd, &welcome->wake_fd};
 
 	for (unsigned i = 0; i < ARRAY_COUNT(fds); i++) {
 		if (*fds[i] >= 0)
 			close(*fds[i]);
 		*fds[i] = -1;
 	}
-	if (!offer->chunk_fds)
+	if (!welcome->chunk_fds)
 		return;
-	for (uint32_t i = 0; i < offer->answer.chunk_count; i++)
-		if (offer->chunk_fds[i] >= 0)
-			close(offer->chunk_fds[i]);
-	memory_free(offer->chunk_fds);
-	offer->chunk_fds = NULL;
+	for (uint32_t i = 0; i < welcome->answer.chunk_count; i++)
+		if (welcome->chunk_fds[i] >= 0)
+			close(welcome->chunk_fds[i]);
+	memory_free(welcome->chunk_fds);
+	welcome->chunk_fds = NULL;
 }
 
 /* The sizes must fit each other before anything is mapped or allocated by them. */
@@ -218,16 +218,16 @@ static bool answer_sound(const struct wire_hello_answer *answer)
 	       answer->incarnation;
 }
 
-/* Takes a packet's descriptors, the offer's next ones from @have on. Return: how many it has. */
-static int offer_fill(struct local_offer *offer, unsigned have, struct packet *packet)
+/* Takes a packet's descriptors, the welcome's next ones from @have on. Return: how many it has. */
+static int welcome_fill(struct local_welcome *welcome, unsigned have, struct packet *packet)
 {
-	if (packet->fd_count > LOCAL_OFFER_FDS + offer->answer.chunk_count - have)
+	if (packet->fd_count > LOCAL_WELCOME_FDS + welcome->answer.chunk_count - have)
 		return -EPROTO;
 	for (unsigned i = 0; i < packet->fd_count; i++, have++) {
-		int *at = have == 0   ? &offer->page_fd
-			  : have == 1 ? &offer->index_fd
-			  : have == 2 ? &offer->wake_fd
-				      : &offer->chunk_fds[have - LOCAL_OFFER_FDS];
+		int *at = have == 0   ? &welcome->page_fd
+			  : have == 1 ? &welcome->index_fd
+			  : have == 2 ? &welcome->wake_fd
+				      : &welcome->chunk_fds[have - LOCAL_WELCOME_FDS];
 
 		*at = packet->fds[i];
 		packet->fds[i] = -1;
@@ -236,42 +236,42 @@ static int offer_fill(struct local_offer *offer, unsigned have, struct packet *p
 }
 
 /* The answer's packet is there: its descriptors, then those of the packets that follow. */
-static int offer_gather(
-	const struct local_hello *hello, struct local_offer *offer, struct packet *packet)
+static int welcome_gather(
+	const struct local_hello *hello, struct local_welcome *welcome, struct packet *packet)
 {
-	uint32_t chunks = offer->answer.chunk_count;
+	uint32_t chunks = welcome->answer.chunk_count;
 	int have, status;
 
-	offer->chunk_fds = memory_calloc(chunks, sizeof(int));
-	if (!offer->chunk_fds) {
+	welcome->chunk_fds = memory_calloc(chunks, sizeof(int));
+	if (!welcome->chunk_fds) {
 		packet_drop(packet);
 		return -ENOMEM;
 	}
-	memset(offer->chunk_fds, 0xff, chunks * sizeof(int));
-	have = offer_fill(offer, 0, packet);
+	memset(welcome->chunk_fds, 0xff, chunks * sizeof(int));
+	have = welcome_fill(welcome, 0, packet);
 	packet_drop(packet);
-	if (have >= 0 && have < LOCAL_OFFER_FDS)
+	if (have >= 0 && have < LOCAL_WELCOME_FDS)
 		have = -EPROTO;
-	while (have >= 0 && (uint32_t)have < LOCAL_OFFER_FDS + chunks) {
+	while (have >= 0 && (uint32_t)have < LOCAL_WELCOME_FDS + chunks) {
 		status = packet_receive(hello->fd, packet, hello->wait, hello->deadline_ns);
 		if (status < 0)
 			return status;
 		if (packet->u.head.op != WIRE_CHUNKS || !packet->fd_count)
 			have = -EPROTO;
 		else
-			have = offer_fill(offer, (unsigned)have, packet);
+			have = welcome_fill(welcome, (unsigned)have, packet);
 		packet_drop(packet);
 	}
 	return have < 0 ? have : 0;
 }
 
-int local_hello(const struct local_hello *hello, struct local_offer *offer)
+int local_hello(const struct local_hello *hello, struct local_welcome *welcome)
 {
 	struct packet packet;
 	int status;
 
-	memset(offer, 0, sizeof(*offer));
-	offer->page_fd = offer->index_fd = offer->wake_fd = -1;
+	memset(welcome, 0, sizeof(*welcome));
+	welcome->page_fd = welcome->index_fd = welcome->wake_fd = -1;
 	status = packet_send(hello->fd, &hello->hello->head, hello->wait, hello->deadline_ns);
 	if (status < 0)
 		return status;
@@ -281,25 +281,25 @@ int local_hello(const struct local_hello *hello, struct local_offer *offer)
 	status = packet.u.head.status;
 	if (packet.u.head.op != WIRE_HELLO)
 		status = -EPROTO;
-	else if (!status && packet.length != sizeof(offer->answer))
+	else if (!status && packet.length != sizeof(welcome->answer))
 		status = -EPROTO;
 	if (status < 0) {
 		packet_drop(&packet);
 		return status;
 	}
-	memcpy(&offer->answer, packet.u.bytes, sizeof(offer->answer));
-	offer->answer.realm[WIRE_NAME_MAX - 1] = 0;
+	memcpy(&welcome->answer, packet.u.bytes, sizeof(welcome->answer));
+	welcome->answer.realm[WIRE_NAME_MAX - 1] = 0;
 	if (hello->hello->flags & WIRE_HELLO_OPERATOR) {
 		packet_drop(&packet);
 		return 0;
 	}
-	if (!answer_sound(&offer->answer)) {
+	if (!answer_sound(&welcome->answer)) {
 		packet_drop(&packet);
 		return -EPROTO;
 	}
-	status = offer_gather(hello, offer, &packet);
+	status = welcome_gather(hello, welcome, &packet);
 	if (status < 0)
-		local_offer_drop(offer);
+		local_welcome_drop(welcome);
 	return status;
 }
 
@@ -314,16 +314,16 @@ static bool page_sound(const struct page_head *page)
 	       page->pin_count == PAGE_PINS;
 }
 
-int local_client_open(struct local_client *client, int socket_fd, struct local_offer *offer)
+int local_client_open(struct local_client *client, int socket_fd, struct local_welcome *welcome)
 {
 	struct stat file;
 	uint8_t *base;
 
-	if (fstat(offer->page_fd, &file) < 0 || file.st_size < (off_t)page_bytes())
+	if (fstat(welcome->page_fd, &file) < 0 || file.st_size < (off_t)page_bytes())
 		return -EPROTO;
 	if (memory_should_fail())
 		return -ENOMEM;
-	base = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, offer->page_fd, 0);
+	base = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, welcome->page_fd, 0);
 	if (base == MAP_FAILED)
 		return errno == ENOMEM ? -ENOMEM : -EPROTO;
 	madvise(base, page_bytes(), MADV_DONTFORK);
@@ -338,11 +338,11 @@ int local_client_open(struct local_client *client, int socket_fd, struct local_o
 	client->pins = base + page_pins_at();
 	client->scratch = base + page_scratch_at();
 	client->socket_fd = socket_fd;
-	client->wake_fd = offer->wake_fd;
+	client->wake_fd = welcome->wake_fd;
 	/* Looking while the daemon has no processor to run on only keeps it from answering. */
 	client->spin_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
-	close(offer->page_fd);
-	offer->page_fd = offer->wake_fd = -1;
+	close(welcome->page_fd);
+	welcome->page_fd = welcome->wake_fd = -1;
 	return 0;
 }
 

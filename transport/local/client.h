@@ -19,7 +19,7 @@
  */
 enum {
 	LOCAL_CHUNKS_MAX = 4096, /* of a pool */
-	LOCAL_OFFER_FDS = 3,	 /* session page, index, eventfd: before the chunks */
+	LOCAL_WELCOME_FDS = 3,	 /* session page, index, eventfd: before the chunks */
 };
 
 /*
@@ -41,7 +41,7 @@ int local_connect(const char *path, uint64_t deadline_ns);
 /* ---------------------------------------------------------------------------------- opening */
 
 /* What came with the daemon's answer to hello. */
-struct local_offer {
+struct local_welcome {
 	struct wire_hello_answer answer;
 	int page_fd, index_fd, wake_fd;
 	int *chunk_fds; /* answer.chunk_count of them */
@@ -49,7 +49,7 @@ struct local_offer {
 
 /*
  * Says hello on a fresh connection and receives what the daemon offers, the answer's bounds
- * checked. @offer is filled only on success and then owns descriptors (local_offer_drop()); on
+ * checked. @welcome is filled only on success and then owns descriptors (local_welcome_drop()); on
  * error all that came are closed. @fd stays the caller's.
  * Return: 0; the daemon's refusal; SKEP_STATUS_EVERSION; -EPROTO (the answer makes no sense or its
  * descriptors are too few), -EMFILE (no descriptors left here), -ENOMEM, -ETIMEDOUT,
@@ -61,10 +61,10 @@ struct local_hello {
 	const struct local_wait *wait;
 	uint64_t deadline_ns;
 };
-int local_hello(const struct local_hello *hello, struct local_offer *offer);
+int local_hello(const struct local_hello *hello, struct local_welcome *welcome);
 
 /* Closes the descriptors that nobody has taken (set to -1 when taken). */
-void local_offer_drop(struct local_offer *offer);
+void local_welcome_drop(struct local_welcome *welcome);
 
 /* ---------------------------------------------------------------------------------- session */
 
@@ -85,10 +85,10 @@ struct local_client {
 };
 
 /*
- * Maps the session page and takes over @socket_fd, the page's and the wake-up descriptor of @offer.
- * On error nothing was taken. Return: 0; -EPROTO (not a page of this version), -ENOMEM.
+ * Maps the session page and takes over @socket_fd, the page's and the wake-up descriptor of
+ * @welcome. On error nothing was taken. Return: 0; -EPROTO (not a page of this version), -ENOMEM.
  */
-int local_client_open(struct local_client *client, int socket_fd, struct local_offer *offer);
+int local_client_open(struct local_client *client, int socket_fd, struct local_welcome *welcome);
 
 /* Closes descriptors and unmaps the page. */
 void local_client_close(struct local_client *client);

@@ -105,8 +105,12 @@ void *page_end_scratch(const struct page_end *end, uint32_t at, uint64_t bytes)
 
 const void *page_end_pins(const struct page_end *end, uint32_t *count)
 {
-	uint32_t used = atomic_load_explicit(&page_of(end)->pins_used, memory_order_relaxed);
+	uint32_t used;
 
+	*count = 0;
+	if (!end->base) /* an operator's session has no page, and so no pins */
+		return NULL;
+	used = atomic_load_explicit(&page_of(end)->pins_used, memory_order_relaxed);
 	*count = used < PAGE_PINS ? used : PAGE_PINS;
 	return end->base + page_pins_at();
 }

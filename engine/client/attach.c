@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "engine/client/client_priv.h"
+#include "engine/client/embedded.h"
+
+/* Chunks start on a boundary on which large pages can lie. */
+#define POOL_ALIGN_BYTES (2ull << 20)
+/* Page tables are set up in steps that take about a millisecond. */
+#define PREPARE_STEP_BYTES (16ull << 20)
+
+struct attachment attachment_nowhere = {.down = 1, .gone = true};
+
+/* --------------------------------------------------------------------------------- mappings */
+
+static bool file_has(int fd, uint64_t bytes)
+{
+	struct stat file;
+
+	return fstat(fd, &file) == 0 && file.st_size >= 0 && (uint64_t)file.st_size >= bytes;
+}
+
+static int index_map(struct attachment *a, const struct local_welcome *welcome)
+{
+	uint64_t bytes = welcome->answer.index_bytes;
+	const struct index_head *head;
+	void *base;
+	int status;
+
+	if (!file_has(welcome->index_fd, bytes))
+		return -EPROTO;
+	if (memory_should_fail())
+		return -ENOMEM;
+	base = mmap(NULL, bytes, PROT_READ, MAP_SHARED, welcome->index_fd, 0);
+	if (base == MAP_FAILED)
+		return -errno;
+	madvise(base, bytes, MADV_DONTFORK);
+	a->index_map.base = base;
+	a->index_map.bytes = bytes;
+	status = index_view_open(&a->index, base, bytes);
+	if (status < 0)
+		return status == -EINVAL ? -EPROTO : status;
+	head = a->index.head;
+	if (head->incarnation != welcome->answer.incarnation ||
+		head->pool_bytes != welcome->answer.pool_bytes)
+		return -EPROTO;
+	return 0;
+}
+
+/* An address range for the whole pool, nothing in it yet, on a boundary that suits its pages. */
+static int pool_reserve(struct attachment *a, uint64_t bytes, uint64_t align)
+{
+	uint8_t *base, *start;
+
+	if (memory_should_fail())
+		return -ENOMEM;
+	base = mmap(
+		NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (base == MAP_FAILED)
+		return -errno;
+	start = base + (align_up((uintptr_t)base, align) - (uintptr_t)base);
+	if (start > base)
+		munmap(base, (size_t)(start - base));
+	munmap(start + bytes, (size_t)(base + align - start));
+	a->pool_map.base = start;
+	a->pool_map.bytes = bytes;
+	return 0;
+}
+
+static int pool_map(struct attachment *a, const struct local_welcome *welcome, bool readonly)
+{
+	const struct wire_hello_answer *answer = &welcome->answer;
+	uint64_t align = POOL_ALIGN_BYTES;
+	struct stat file;
+	int status;
+
+	/* Files of huge pages tell their page as their block size. */
+	if (fstat(welcome->chunk_fds[0], &file) == 0 && file.st_blksize > (blksize_t)align &&
+		(file.st_blksize & (file.st_blksize - 1)) == 0)
+		align = (uint64_t)file.st_blksize;
+	status = pool_reserve(a, answer->chunk_count * answer->chunk_bytes, align);
+	if (status < 0)
+		return status;
+	for (uint32_t i = 0; i < answer->chunk_count; i++) {
+		uint64_t at = i * answer->chunk_bytes;
+		uint64_t bytes = MIN_OF(answer->chunk_bytes, answer->pool_bytes - at);
+		uint8_t *place = (uint8_t *)a->pool_map.base + at;
+
+		if (!file_has(welcome->chunk_fds[i], bytes))
+			return -EPROTO;
+		if (memory_should_fail())
+			return -ENOMEM;
+		if (mmap(place, bytes, readonly ? PROT_READ : PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_FIXED, welcome->chunk_fds[i], 0) == MAP_FAILED)
+			return -errno;
+		madvise(place, bytes, MADV_DONTFORK);
+	}
+	a->pool = a->pool_map.base;
+	a->pool_bytes = answer->pool_bytes;
+	return 0;
+}
+
+static void mapping_drop(struct mapping *mapping)
+{
+	if (mapping->base)
+		munmap(mapping->base, mapping->bytes);
+	mapping->base = NULL;
+}
+
+/* ----------------------------------------------------------------------------- making, ending */
+
+static int socket_open(const struct attach_input *input)
+{
+	const struct skep *session = input->session;
+
+	if (session->embedded)
+		return embedded_connect(session->embedded);
+	return local_connect(session->path, input->connect_deadline_ns);
+}
+
+static int attachment_connect(
+	struct attachment *a, const struct attach_input *input, struct local_welcome *welcome)
+{
+	struct skep *session = input->session;
+	int fd = socket_open(input), status;
+
+	if (fd < 0)
+		return fd;
+	status = local_hello(&(struct local_hello){.fd = fd,
+				     .hello = &session->hello,
+				     .wait = input->wait,
+				     .deadline_ns = input->deadline_ns},
+		welcome);
+	if (!status)
+		status = local_client_open(&a->local, fd, welcome);
+	if (status < 0)
+		close(fd);
+	return status;
+}
+
+int attachment_create(const struct attach_input *input, struct attachment **out)
+{
+	struct local_welcome welcome = {.page_fd = -1, .index_fd = -1, .wake_fd = -1};
+	struct attachment *a = memory_zalloc(sizeof(*a));
+	int status;
+
+	if (!a)
+		return -ENOMEM;
+	list_init(&a->link);
+	pthread_mutex_init(&a->ask_lock, NULL);
+	for (unsigned i = 0; i < QUEUES_MAX; i++)
+		a->queue_fds[i] = -1;
+	a->epoch = input->epoch;
+	status = attachment_connect(a, input, &welcome);
+	if (status < 0) {
+		local_welcome_drop(&welcome);
+		pthread_mutex_destroy(&a->ask_lock);
+		memory_free(a);
+		return status;
+	}
+	a->incarnation = welcome.answer.incarnation;
+	a->pins = a->local.pins;
+	a->pins_used = PIN_CELL_COPY + 1;
+	atomic_store_explicit(&a->local.page->pins_used, a->pins_used, memory_order_release);
+	status = index_map(a, &welcome);
+	if (!status)
+		status = pool_map(a, &welcome, input->session->hello.flags & WIRE_HELLO_READONLY);
+	local_welcome_drop(&welcome);
+	if (status < 0) {
+		attachment_destroy(input->session, a);
+		return status;
+	}
+	*out = a;
+	return 0;
+}
+
+void attachment_unmap(struct skep *session, struct attachment *a)
+{
+	pthread_mutex_lock(&session->lock);
+	for (unsigned i = 0; i < QUEUES_MAX; i++) {
+		if (a->queue_fds[i] < 0)
+			continue;
+		/* Closing alone would leave it in the set while the daemon has it open. */
+		if (session->queues[i])
+			epoll_ctl(
+				session->queues[i]->epoll_fd, EPOLL_CTL_DEL, a->queue_fds[i], NULL);
+		close(a->queue_fds[i]);
+		a->queue_fds[i] = -1;
+	}
+	pthread_mutex_unlock(&session->lock);
+	local_client_close(&a->local);
+	mapping_drop(&a->index_map);
+	mapping_drop(&a->pool_map);
+	a->pool = NULL;
+	a->pins = NULL;
+}
+
+void attachment_destroy(struct skep *session, struct attachment *a)
+{
+	if (!a || a == &attachment_nowhere)
+		return;
+	if (!a->gone)
+		attachment_unmap(session, a);
+	pthread_mutex_destroy(&a->ask_lock);
+	memory_free(a);
+}
+
+bool attachment_prepare(struct attachment *a, bool readonly)
+{
+	/* Acquire pairs with the keeper's release: pages below it are there, charged to the daemon.
+	 * Beyond it a touch would make them ours to pay for. */
+	uint64_t ready =
+		atomic_load_explicit(&a->index.head->pool_ready_bytes, memory_order_acquire);
+	uint64_t step;
+
+	ready = MIN_OF(ready, a->pool_bytes) & ~4095ull;
+	if (a->prepared_bytes >= ready)
+		return false;
+	step = MIN_OF(ready - a->prepared_bytes, PREPARE_STEP_BYTES);
+	if (madvise(a->pool + a->prepared_bytes, step,
+		    readonly ? MADV_POPULATE_READ : MADV_POPULATE_WRITE) < 0) {
+		/* An older kernel, or no memory for page tables: the first touch does it then. */
+		a->prepared_bytes = a->pool_bytes;
+		return false;
+	}
+	a->prepared_bytes += step;
+	return a->prepared_bytes < ready;
+}
+
+int attachment_ask(struct attachment *a, const struct local_ask *ask)
+{
+	int status;
+
+	/* Held by the other thread for one exchange at most, and hardly ever. */
+	while (pthread_mutex_trylock(&a->ask_lock)) {
+		struct timespec step = {.tv_nsec = NS_PER_MS};
+
+		if (clock_ns() >= ask->deadline_ns)
+			return -ETIMEDOUT;
+		nanosleep(&step, NULL);
+	}
+	status = local_client_ask(&a->local, ask);
+	pthread_mutex_unlock(&a->ask_lock);
+	return status;
+}

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "engine/client/client_priv.h"
+#include "kernels/checksum.h"
+
+#define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
+
+/* A part as the index tells of it, checked to lie inside the pool. */
+struct part_place {
+	const uint8_t *bytes;
+	uint64_t length;
+	uint64_t write;
+	struct checksum_root root;
+};
+
+static bool generation_is(const struct index_entry *entry, uint64_t generation)
+{
+	/* Acquire: part fields read after it belong to this generation (the keeper stores them
+	 * before, with release). */
+	return atomic_load_explicit(&entry->frame_generation, memory_order_acquire) == generation;
+}
+
+/* And the same after the fields were read, so that none is of a later one. */
+static bool generation_still(const struct index_entry *entry, uint64_t generation)
+{
+	atomic_thread_fence(memory_order_acquire);
+	return LOAD(entry->frame_generation) == generation;
+}
+
+/* Return: 0; -ESTALE (the block is not there any more), -ERANGE (no such part). */
+static int part_find(const struct attachment *a, const struct skep_ref *ref, uint32_t number,
+	struct part_place *place)
+{
+	const struct index_entry *entry;
+	const struct index_part *part;
+	uint64_t at;
+
+	if (ref->slot >= a->index.head->slot_count || !ref->frame_generation)
+		return -ESTALE;
+	entry = &a->index.entries[ref->slot];
+	if (!generation_is(entry, ref->frame_generation))
+		return -ESTALE;
+	part = probe_part(&a->index, ref->slot, number);
+	if (!part)
+		return generation_still(entry, ref->frame_generation) ? -ERANGE : -ESTALE;
+	at = (uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES;
+	place->length = LOAD(part->bytes);
+	place->write = LOAD(part->write);
+	place->root.low = LOAD(part->root_low);
+	place->root.high = LOAD(part->root_high);
+	if (!generation_still(entry, ref->frame_generation) || at > a->pool_bytes ||
+		place->length > a->pool_bytes - at)
+		return -ESTALE;
+	place->bytes = a->pool + at;
+	return 0;
+}
+
+int skep_view(
+	struct skep *session, const struct skep_ref *ref, uint32_t part, struct skep_view *view)
+{
+	struct part_place place;
+	struct attachment *a;
+	int status = session_enter(session);
+
+	if (status)
+		return status;
+	if (ref && view) {
+		a = session_incarnation(session, ref->incarnation);
+		status = a ? part_find(a, ref, part, &place) : -ESTALE;
+	} else {
+		status = -EINVAL;
+	}
+	if (!status)
+		*view = (struct skep_view){.bytes = place.bytes, .length = place.length};
+	session_exit(session);
+	return status;
+}
+
+/* -------------------------------------------------------------------------------------- copy */
+
+/* Where the bytes go: the pieces, filled in order. */
+struct pieces {
+	const struct iovec *next;
+	unsigned left;
+	size_t used; /* of the first one */
+};
+
+/* The rest of the first piece that has any. */
+static struct iovec pieces_room(struct pieces *pieces)
+{
+	while (pieces->left && pieces->used == pieces->next->iov_len) {
+		pieces->next++;
+		pieces->left--;
+		pieces->used = 0;
+	}
+	if (!pieces->left)
+		return (struct iovec){0};
+	return (struct iovec){.iov_base = (uint8_t *)pieces->next->iov_base + pieces->used,
+		.iov_len = pieces->next->iov_len - pieces->used};
+}
+
+static bool pieces_hold(const struct skep_copy *copy, uint64_t bytes)
+{
+	for (unsigned i = 0; i < copy->to_count; i++) {
+		if (copy->to[i].iov_len >= bytes)
+			return true;
+		bytes -= copy->to[i].iov_len;
+	}
+	return bytes == 0;
+}
+
+/* Copies one range and sums what was stored, in one pass where its place is in one piece. */
+static uint64_t range_copy(
+	struct pieces *pieces, const uint8_t *from, uint64_t bytes, enum checksum_stores stores)
+{
+	struct iovec room = pieces_room(pieces);
+	struct checksum_stream stream;
+
+	if (room.iov_len >= bytes) {
+		pieces->used += bytes;
+		return checksum_copy_as(stores, room.iov_base, from, bytes);
+	}
+	checksum_stream_init(&stream);
+	while (bytes) {
+		size_t step = MIN_OF(room.iov_len, bytes);
+
+		memcpy(room.iov_base, from, step);
+		/* The sum is of the copy: what the source says a second time is nobody's. */
+		__asm__ __volatile__("" ::: "memory");
+		checksum_stream_update(&stream, room.iov_base, step);
+		pieces->used += step;
+		from += step;
+		bytes -= step;
+		room = pieces_room(pieces);
+	}
+	return checksum_stream_final(&stream);
+}
+
+/* A copy under way. */
+struct copying {
+	struct attachment *a;
+	const struct index_entry *entry;
+	const struct skep_copy *copy;
+	struct part_place place;
+	uint32_t ranges; /* of the part */
+	uint32_t first, count;
+	uint64_t *sums; /* as the index has them; room for SKEP_RANGES_MAX */
+};
+
+/* Is the block one of the space that the caller names? Else its ranges would be cut wrongly. */
+static int copy_layout(struct copying *job)
+{
+	const struct skep_space *space = job->copy->space;
+	const struct wire_space_open *request = &space->request;
+
+	if (job->copy->part >= request->part_count)
+		return -ERANGE;
+	if (LOAD(job->entry->parts) != request->part_count ||
+		(space->bound.epoch == job->a->epoch &&
+			LOAD(job->entry->space) != space->bound.number))
+		return -EINVAL;
+	job->ranges = request->parts[job->copy->part].ranges;
+	job->first = job->copy->first_range;
+	if (job->first >= job->ranges)
+		return -ERANGE;
+	job->count = job->copy->range_count ? job->copy->range_count : job->ranges - job->first;
+	return job->count > job->ranges - job->first ? -ERANGE : 0;
+}
+
+/* Reads what the index says of the part; the pin keeps it from changing meanwhile. */
+static int copy_prepare(struct copying *job)
+{
+	const struct skep_copy *copy = job->copy;
+	const _Atomic uint64_t *first, *last;
+	uint32_t before;
+	int status = part_find(job->a, &copy->ref, copy->part, &job->place);
+
+	if (!status)
+		status = copy_layout(job);
+	if (status < 0)
+		return status;
+	before = copy->space->sums_before[copy->part];
+	first = probe_range_sums(&job->a->index, copy->ref.slot, before);
+	last = probe_range_sums(&job->a->index, copy->ref.slot, before + job->ranges - 1);
+	if (!first || last != first + job->ranges - 1)
+		return -ESTALE;
+	for (uint32_t i = 0; i < job->ranges; i++)
+		job->sums[i] = LOAD(first[i]);
+	return generation_still(job->entry, copy->ref.frame_generation) ? 0 : -ESTALE;
+}
+
+/* Does the root speak for this block, this writing and these sums? */
+static bool copy_root_holds(const struct copying *job)
+{
+	struct checksum_root_input input = {.part = job->copy->part,
+		.length = job->place.length,
+		.incarnation = job->a->incarnation,
+		.generation = job->place.write,
+		.range_sums = job->sums,
+		.range_count = job->ranges};
+
+	id_bytes(input.block_id,
+		(struct block_id){LOAD(job->entry->id_low), LOAD(job->entry->id_high)});
+	return checksum_root_equal(checksum_root_make(&input), job->place.root);
+}
+
+/* Return: bytes copied, SKEP_ECHECKSUM, -EMSGSIZE. */
+static int64_t copy_ranges(struct copying *job)
+{
+	struct span first = range_span(job->place.length, job->ranges, job->first);
+	struct span last = range_span(job->place.length, job->ranges, job->first + job->count - 1);
+	uint64_t total = last.at + last.bytes - first.at;
+	enum checksum_stores stores = checksum_stores_for(total);
+	struct pieces pieces = {.next = job->copy->to, .left = job->copy->to_count};
+	bool good = copy_root_holds(job);
+
+	if (!pieces_hold(job->copy, total))
+		return -EMSGSIZE;
+	for (uint32_t i = job->first; good && i < job->first + job->count; i++) {
+		struct span span = range_span(job->place.length, job->ranges, i);
+
+		good = range_copy(&pieces, job->place.bytes + span.at, span.bytes, stores) ==
+		       job->sums[i];
+	}
+	return good ? (int64_t)total : SKEP_STATUS_ECHECKSUM;
+}
+
+/* Tells the keeper that a published block has wrong bytes. */
+static void quarantine(struct skep *session, const struct skep_copy *copy)
+{
+	struct submission submission = {.op = SUBMIT_QUARANTINE,
+		.slot = copy->ref.slot,
+		.generation = copy->ref.frame_generation};
+
+	submission.u.other.part = copy->part;
+	/* No room: whoever reads it next finds it as wrong. */
+	local_client_push(&session->current->local, &submission, LOCAL_PUSH_WAKE);
+}
+
+static int64_t copy_out(struct skep *session, const struct skep_copy *copy)
+{
+	struct probe_name name = {
+		.slot = copy->ref.slot, .frame_generation = copy->ref.frame_generation};
+	uint64_t sums[SKEP_RANGES_MAX];
+	struct copying job = {.copy = copy, .sums = sums};
+	struct pin_cell *cell;
+	int64_t result;
+
+	job.a = session_incarnation(session, copy->ref.incarnation);
+	if (!job.a || name.slot >= job.a->index.head->slot_count || !name.frame_generation)
+		return -ESTALE;
+	job.entry = &job.a->index.entries[name.slot];
+	/* A pin of our own for the time of the copy: then it races with nobody's reuse. */
+	cell = &job.a->pins[PIN_CELL_COPY];
+	if (!pin_run(&job.a->index, cell, &name, 1))
+		return -ESTALE;
+	result = copy_prepare(&job);
+	if (!result)
+		result = copy_ranges(&job);
+	/* Forced removal does not wait for pins to unpublish: then it was no fault of the bytes. */
+	if (result == SKEP_STATUS_ECHECKSUM && job.a == session->current) {
+		if (!generation_still(job.entry, name.frame_generation))
+			result = -ESTALE;
+		else if (!session_away(session))
+			quarantine(session, copy);
+	}
+	pin_clear(cell);
+	return result;
+}
+
+int64_t skep_copy(struct skep *session, const struct skep_copy *copy)
+{
+	struct skep_copy mine;
+	int64_t result = session_enter(session);
+
+	if (result)
+		return result;
+	result =
+		copy ? options_take(&mine, copy, (struct options_shape){sizeof(mine), sizeof(mine)})
+		     : -EINVAL;
+	if (!result &&
+		(!mine.space || mine.space->session != session || (mine.to_count && !mine.to)))
+		result = -EINVAL;
+	if (!result)
+		result = copy_out(session, &mine);
+	session_exit(session);
+	return result;
+}
+
+/* --------------------------------------------------------------------------------------- sums */
+
+uint64_t skep_range_sum(const void *bytes, size_t length)
+{
+	return checksum_range(bytes, length);
+}
+
+uint64_t skep_copy_sum(void *to, const void *from, size_t length)
+{
+	return checksum_copy(to, from, length);
+}

@@ -1,0 +1,816 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_SKEP_H
+#define SKEP_SKEP_H
+
+/**
+ * DOC: libskep, the client library of skep
+ *
+ * skep keeps the KV blocks of prompt prefixes and hands them back. This header is the whole of the
+ * C interface for an inference engine: open a session, open a space, hash the tokens of a prompt
+ * into a chain, match it, read the blocks where they lie, put what was missing.
+ *
+ * Threads: a session (struct skep) and everything made from it belong to one thread at a time;
+ * open a session for each thread that uses the store. Different sessions need no locks.
+ *
+ * Results: 0 or a count, else a negative errno or one of enum skep_code. A block that is not there
+ * is a result, not an error. Every call that may wait takes a deadline: nanoseconds of
+ * CLOCK_MONOTONIC (skep_deadline_ms() makes one), 0 = do not wait, SKEP_FOREVER = no end.
+ *
+ * Structs that begin with struct_bytes are filled by the caller: set it to sizeof the struct, and
+ * leave what you do not use 0. A library newer than the caller reads no further than that size.
+ *
+ * After fork() a handle of the parent answers -EOWNERDEAD in the child and touches nothing.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SKEP_API __attribute__((visibility("default")))
+
+/** SKEP_FOREVER - a deadline that never comes. */
+#define SKEP_FOREVER UINT64_MAX
+
+/** SKEP_PARTS_MAX - the most parts a block can have. */
+#define SKEP_PARTS_MAX 64
+
+/** SKEP_RANGES_MAX - the most ranges (layers) a part can declare. */
+#define SKEP_RANGES_MAX 1024
+
+/** SKEP_EXTRA_BYTES_MAX - the longest extra key of one block, in bytes. */
+#define SKEP_EXTRA_BYTES_MAX 1024
+
+/**
+ * enum skep_code - the results that errno has no word for, as negative numbers
+ * @SKEP_EPARENT: the parent of a block is neither present nor pending; put the chain from the
+ *	first missing block, which the call names
+ * @SKEP_EPENDING: another writer is writing this block: nothing to do, or skep_wait() for it
+ * @SKEP_EDIFFERS: a space of that name exists and one field differs (skep_space_field())
+ * @SKEP_EVERSION: library and daemon speak different versions
+ * @SKEP_ECHECKSUM: the bytes do not match their checksum; the block is quarantined: a miss
+ * @SKEP_EDOWN: the daemon is away; the library reconnects by itself: a miss
+ * @SKEP_EGIVENUP: the writer of the awaited block gave up; reserve it yourself or go on without
+ */
+enum skep_code {
+	SKEP_EPARENT = -4096,
+	SKEP_EPENDING = -4097,
+	SKEP_EDIFFERS = -4098,
+	SKEP_EVERSION = -4099,
+	SKEP_ECHECKSUM = -4100,
+	SKEP_EDOWN = -4101,
+	SKEP_EGIVENUP = -4102,
+};
+
+struct skep;
+struct skep_space;
+struct skep_chain;
+struct skep_queue;
+
+/**
+ * skep_version() - the version of the library as text, "0.1.0". Any thread.
+ * Return: a static string.
+ */
+SKEP_API const char *skep_version(void);
+
+/**
+ * skep_status_text() - what a negative result means, as one sentence
+ * @status: a result of any call here
+ * Return: a static string. Any thread.
+ */
+SKEP_API const char *skep_status_text(int status);
+
+/**
+ * skep_reason_text() - the word for a reason of a miss ("never_seen", "evicted", …)
+ * @reason: from struct skep_match or struct skep_explanation
+ * Return: a static string. Any thread.
+ */
+SKEP_API const char *skep_reason_text(unsigned reason);
+
+/**
+ * skep_deadline_ms() - the deadline so many milliseconds from now
+ * @ms: milliseconds
+ * Return: nanoseconds of CLOCK_MONOTONIC. Any thread.
+ */
+SKEP_API uint64_t skep_deadline_ms(uint64_t ms);
+
+/* ------------------------------------------------------------------------------ sessions */
+
+/**
+ * enum skep_open_flag - how a session is opened
+ * @SKEP_OPEN_READONLY: the pool is mapped for reading alone; skep_reserve() answers -EROFS
+ * @SKEP_OPEN_NO_WAIT: return a session although no daemon is there yet; it connects by itself
+ */
+enum skep_open_flag {
+	SKEP_OPEN_READONLY = 1,
+	SKEP_OPEN_NO_WAIT = 2,
+};
+
+/**
+ * struct skep_open_options - how to open a session
+ * @struct_bytes: sizeof(struct skep_open_options)
+ * @realm: the tenant; NULL = what the socket or the uid stands for
+ * @token: the realm's token; NULL where socket or uid decide
+ * @flags: of enum skep_open_flag
+ * @name: shown by `skep status`; NULL = the program's name
+ * @deadline_ns: for the connection; 0 = five seconds from now
+ */
+struct skep_open_options {
+	size_t struct_bytes;
+	const char *realm;
+	const char *token;
+	uint32_t flags;
+	const char *name;
+	uint64_t deadline_ns;
+};
+
+/**
+ * skep_open() - open a session with the daemon beside this process
+ * @where: the path of the daemon's socket, or "unix:PATH"; NULL = $SKEP_SOCKET, else
+ *	/run/skep/skepd.sock. libskep-node.so also takes "embedded:dram=SIZE": a node inside this
+ *	process; libskep.so answers that with -ENOTSUP.
+ * @options: may be NULL
+ * @out: the session; set only on success
+ *
+ * The pool of the realm is mapped into this process; its memory stays charged to the daemon. A
+ * background thread (one a process) watches the daemon, reconnects, and lets go of an old pool once
+ * its last pointer was released. May block until the deadline; allocates.
+ *
+ * Return: 0; -ENOENT or -ECONNREFUSED (no daemon there), -EACCES (realm or token refused),
+ * SKEP_EVERSION, -EMFILE, -ENOMEM, -EUSERS (too many sessions), -ETIMEDOUT, -ENOTSUP (embedded).
+ */
+SKEP_API int skep_open(
+	const char *where, const struct skep_open_options *options, struct skep **out);
+
+/**
+ * skep_close() - end a session, its spaces, chains, queues and pins
+ * @session: NULL is nothing. Pointers got through it must not be used afterwards. Reservations that
+ *	were not committed are aborted. Does not wait.
+ */
+SKEP_API void skep_close(struct skep *session);
+
+/**
+ * skep_attached() - is the daemon there now?
+ * @session: the session
+ * Return: 1 attached, 0 away (calls miss at once; the library reconnects by itself).
+ */
+SKEP_API int skep_attached(struct skep *session);
+
+/* -------------------------------------------------------------------------------- spaces */
+
+/**
+ * struct skep_part_layout - what the bytes of one part of a block are
+ * @bytes: length of the part; in a space of opaque keys the most it can be
+ * @ranges: into how many equal shares (layers) the part is cut that can be verified alone; 0 = 1.
+ *	@bytes must be a multiple of it, and a share at least 4 KiB if there are several.
+ * @rank: which rank of the engine writes it
+ * @group: which cache group it belongs to (0 in this release)
+ */
+struct skep_part_layout {
+	uint64_t bytes;
+	uint32_t ranges;
+	uint16_t rank;
+	uint16_t group;
+};
+
+/**
+ * enum skep_space_flag - what kind of names a space has
+ * @SKEP_SPACE_OPAQUE: blocks are named by keys of the engine (16 to 64 bytes), not by tokens
+ */
+enum skep_space_flag {
+	SKEP_SPACE_OPAQUE = 1,
+};
+
+/**
+ * struct skep_space_options - everything that makes the blocks of two engines interchangeable
+ * @struct_bytes: sizeof(struct skep_space_options)
+ * @name: of the space, 1 to 63 characters; the rest must agree with whoever opened it before
+ * @model: name and revision of the model
+ * @weights: digest of the weights, as text
+ * @rope: RoPE and scale parameters, as text
+ * @layout: dtype, layers, KV heads, head size and order of the bytes, as text
+ * @engine: hash kind, seed and whatever else must agree, as text
+ * @block_tokens: tokens of a block, 1 to 16384
+ * @ranks: ranks of the engine, 0 = 1
+ * @groups: cache groups, 0 = 1; more are refused by name in this release (-ENOTSUP)
+ * @part_count: 1 to SKEP_PARTS_MAX
+ * @parts: of @part_count layouts; read during the call alone
+ * @flags: of enum skep_space_flag
+ *
+ * The texts may be NULL (= ""), are compared to the letter and may have 255 characters each.
+ */
+struct skep_space_options {
+	size_t struct_bytes;
+	const char *name;
+	const char *model;
+	const char *weights;
+	const char *rope;
+	const char *layout;
+	const char *engine;
+	uint32_t block_tokens;
+	uint32_t ranks;
+	uint32_t groups;
+	uint32_t part_count;
+	const struct skep_part_layout *parts;
+	uint32_t flags;
+};
+
+/**
+ * skep_space_open() - open a space, making it if it is new
+ * @session: the session
+ * @options: what the space is
+ * @out: the space; belongs to the session
+ *
+ * Asks the daemon; waits up to two seconds. While the daemon is away: SKEP_EDOWN.
+ *
+ * Return: 0; SKEP_EDIFFERS (skep_space_field() names the field), -EINVAL (a field out of bounds;
+ * skep_space_field() names it), -ENOTSUP (groups), -ENOSPC (too many spaces), -ENOMEM, SKEP_EDOWN.
+ */
+SKEP_API int skep_space_open(
+	struct skep *session, const struct skep_space_options *options, struct skep_space **out);
+
+/**
+ * skep_space_field() - the field that the last skep_space_open() of this session refused
+ * @session: the session
+ * Return: "model", "block_tokens", "parts[1].bytes", …; "" if the last one succeeded.
+ */
+SKEP_API const char *skep_space_field(struct skep *session);
+
+/**
+ * skep_space_close() - let go of a space; the blocks stay
+ * @space: NULL is nothing; chains of it must be gone
+ */
+SKEP_API void skep_space_close(struct skep_space *space);
+
+/**
+ * skep_space_purge() - remove every block of the space; pinned bytes stay until released
+ * @space: the space
+ * @deadline_ns: for the daemon's answer
+ * Return: blocks removed; SKEP_EDOWN, -ETIMEDOUT.
+ */
+SKEP_API int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns);
+
+/**
+ * skep_space_step() - the weights changed in place: step the space's version
+ * @space: the space
+ * @deadline_ns: for the daemon's answer
+ *
+ * No block of an older version is ever matched again, by any session. Chains go on: they are hashed
+ * anew by the next call that uses them.
+ *
+ * Return: the new version; SKEP_EDOWN, -ETIMEDOUT.
+ */
+SKEP_API int64_t skep_space_step(struct skep_space *space, uint64_t deadline_ns);
+
+/* -------------------------------------------------------------------------------- chains */
+
+/**
+ * skep_chain_create() - an empty chain: the names of the blocks of one token sequence
+ * @space: the space
+ * @out: the chain; the caller destroys it before the space
+ * Return: 0, -ENOMEM.
+ */
+SKEP_API int skep_chain_create(struct skep_space *space, struct skep_chain **out);
+
+/**
+ * skep_chain_destroy() - free a chain
+ * @chain: NULL is nothing
+ */
+SKEP_API void skep_chain_destroy(struct skep_chain *chain);
+
+/**
+ * skep_chain_append() - append tokens; whole blocks are hashed as they fill
+ * @chain: of a space named by tokens
+ * @tokens: @count token ids; copied
+ * @count: tokens
+ * Return: the number of whole blocks so far; -ENOMEM (the chain is as before), -EINVAL (a chain of
+ * keys), -E2BIG (more than 2^20 blocks).
+ */
+SKEP_API int skep_chain_append(struct skep_chain *chain, const uint32_t *tokens, size_t count);
+
+/**
+ * skep_chain_extra() - bind extra keys (LoRA, image digests, salt) to the block now being filled
+ * @chain: a chain whose open block got no extra keys yet
+ * @bytes: copied; part of the block's name, compared byte for byte
+ * @length: 1 to SKEP_EXTRA_BYTES_MAX
+ * Return: 0, -ENOMEM, -EINVAL, -EEXIST.
+ */
+SKEP_API int skep_chain_extra(struct skep_chain *chain, const void *bytes, size_t length);
+
+/**
+ * skep_chain_append_key() - append a block named by an engine's own key
+ * @chain: of a space with SKEP_SPACE_OPAQUE
+ * @key: @key_bytes bytes, copied
+ * @key_bytes: 16 to 64
+ * @tokens: the tokens of the block, kept beside it, or NULL
+ * @count: tokens, at most block_tokens of the space
+ * Return: blocks so far; -ENOMEM, -EINVAL.
+ */
+SKEP_API int skep_chain_append_key(struct skep_chain *chain, const void *key, size_t key_bytes,
+	const uint32_t *tokens, size_t count);
+
+/**
+ * skep_chain_truncate() - cut the chain back to its first blocks, for use by another prompt
+ * @chain: the chain
+ * @blocks: how many stay; the tokens of an unfinished block go
+ */
+SKEP_API void skep_chain_truncate(struct skep_chain *chain, uint32_t blocks);
+
+/**
+ * skep_chain_blocks() - whole blocks of the chain
+ * @chain: the chain
+ * Return: the count.
+ */
+SKEP_API uint32_t skep_chain_blocks(const struct skep_chain *chain);
+
+/**
+ * skep_chain_id() - the 128-bit id of a block
+ * @chain: the chain
+ * @block: index
+ * @id: 16 bytes out
+ * Return: 0, -ERANGE.
+ */
+SKEP_API int skep_chain_id(const struct skep_chain *chain, uint32_t block, uint8_t id[16]);
+
+/* --------------------------------------------------------------------------------- match */
+
+/**
+ * struct skep_ref - a block in the pool, as plain data that another process of the realm can pin
+ * @incarnation: of the daemon
+ * @frame_generation: drawn when the block was published; never used twice
+ * @slot: of the index
+ * @reserved: 0
+ */
+struct skep_ref {
+	uint64_t incarnation;
+	uint64_t frame_generation;
+	uint32_t slot;
+	uint32_t reserved;
+};
+
+/**
+ * struct skep_pin - a counted promise that the bytes of a run stay put
+ * @cell: of the session's pin table, from 1; 0 = no pin
+ * @epoch: of the attachment it was made in
+ */
+struct skep_pin {
+	uint32_t cell;
+	uint32_t epoch;
+};
+
+/**
+ * enum skep_match_flag - what a match does
+ * @SKEP_MATCH_PIN: pin the run; release it with skep_release()
+ * @SKEP_MATCH_PEEK: no pin, no touch, not counted; the references are hints
+ */
+enum skep_match_flag {
+	SKEP_MATCH_PIN = 1,
+	SKEP_MATCH_PEEK = 2,
+};
+
+/**
+ * struct skep_match - one request of a match
+ * @struct_bytes: sizeof(struct skep_match)
+ * @chain: the chain asked for
+ * @first: the first block wanted; the engine has those before it
+ * @count: at most so many blocks, 0 = to the chain's end
+ * @flags: SKEP_MATCH_PIN or SKEP_MATCH_PEEK
+ * @refs: room for @refs_max references, or NULL
+ * @refs_max: references that fit; the first that many of the run are given
+ * @matched: out, blocks from @first on that can be had now, without a gap
+ * @reason: out, why block @first + @matched was not had (enum of skep_reason_text(); 0 = nothing is
+ *	missing). "absent" stands for what the index does not hold: skep_explain() tells more.
+ * @pin: out with SKEP_MATCH_PIN; release it also if @matched is 0 (then it is no pin)
+ */
+struct skep_match {
+	size_t struct_bytes;
+	struct skep_chain *chain;
+	uint32_t first;
+	uint32_t count;
+	uint32_t flags;
+	uint32_t refs_max;
+	struct skep_ref *refs;
+	uint32_t matched;
+	uint32_t reason;
+	struct skep_pin pin;
+};
+
+/**
+ * skep_match() - find the longest run of each request that can be had now
+ * @session: the session
+ * @requests: @count requests
+ * @count: requests
+ *
+ * Reads the index where it lies: no system call, no copy, no daemon in the path, never waits.
+ * While the daemon is away every request misses with reason "daemon_down".
+ *
+ * Return: 0; -EINVAL (a request is malformed), -EOWNERDEAD. A miss is 0.
+ */
+SKEP_API int skep_match(struct skep *session, struct skep_match *requests, unsigned count);
+
+/**
+ * skep_pin_refs() - pin references that another process of the realm matched
+ * @session: the session
+ * @refs: a run as skep_match() gave it, in order
+ * @count: references
+ * @pin: out
+ * Return: how many of them, from the first on, are good and now pinned; -EOWNERDEAD, -EMFILE (no
+ * free pin).
+ */
+SKEP_API int skep_pin_refs(
+	struct skep *session, const struct skep_ref *refs, unsigned count, struct skep_pin *pin);
+
+/**
+ * skep_release() - end a pin; pointers into its run must not be used afterwards
+ * @session: the session
+ * @pin: set to no pin; no pin is nothing
+ */
+SKEP_API void skep_release(struct skep *session, struct skep_pin *pin);
+
+/**
+ * struct skep_view - the bytes of one part where they lie
+ * @bytes: read-only; valid until the pin that covers the block is released, also when the daemon
+ *	dies meanwhile
+ * @length: bytes
+ */
+struct skep_view {
+	const void *bytes;
+	uint64_t length;
+};
+
+/**
+ * skep_view() - the pointer to a part of a pinned block: no copy, no check of the bytes
+ * @session: the session
+ * @ref: of a pinned run
+ * @part: part number
+ * @view: out
+ * Return: 0; -ESTALE (not the block it was; was it pinned?), -ERANGE (no such part).
+ */
+SKEP_API int skep_view(
+	struct skep *session, const struct skep_ref *ref, uint32_t part, struct skep_view *view);
+
+/**
+ * struct skep_copy - a verified copy out of the pool
+ * @struct_bytes: sizeof(struct skep_copy)
+ * @space: the space of the block
+ * @ref: the block; need not be pinned (-ESTALE if it left meanwhile)
+ * @part: part number
+ * @first_range: first range wanted
+ * @range_count: ranges, 0 = to the end
+ * @to: where to; the pieces are filled in order
+ * @to_count: pieces
+ */
+struct skep_copy {
+	size_t struct_bytes;
+	struct skep_space *space;
+	struct skep_ref ref;
+	uint32_t part;
+	uint32_t first_range;
+	uint32_t range_count;
+	const struct iovec *to;
+	unsigned to_count;
+};
+
+/**
+ * skep_copy() - copy ranges of a part out and verify them on the way
+ * @session: the session
+ * @copy: what
+ * Return: bytes copied; SKEP_ECHECKSUM (the block is quarantined; what was written to @to is not
+ * to be used), -ESTALE, -ERANGE, -EMSGSIZE (@to is too small).
+ */
+SKEP_API int64_t skep_copy(struct skep *session, const struct skep_copy *copy);
+
+/* ----------------------------------------------------------------------------------- put */
+
+/**
+ * struct skep_frame - one part of one block being put
+ * @bytes: where to write, @length bytes; NULL unless @status is 0
+ * @length: bytes
+ * @status: 0 reserved; -EEXIST already there; SKEP_EPENDING another writer writes it; after
+ *	skep_commit(): 0 committed, -ESTALE given to another writer meanwhile, SKEP_EPARENT
+ * @block: index in the chain
+ * @part: part number
+ * @slot: of the index (for the library)
+ * @write: number of the write generation (for the library)
+ * @epoch: of the attachment (for the library)
+ * @ranges: of the part (for the library)
+ * @id: of the block (for the library)
+ */
+struct skep_frame {
+	void *bytes;
+	uint64_t length;
+	int32_t status;
+	uint32_t block;
+	uint32_t part;
+	uint32_t slot;
+	uint64_t write;
+	uint32_t epoch;
+	uint32_t ranges;
+	uint8_t id[16];
+};
+
+/**
+ * struct skep_reserve - a request for frames
+ * @struct_bytes: sizeof(struct skep_reserve)
+ * @chain: the chain
+ * @first: first block to put; the one before it must be present or pending
+ * @count: blocks; the first that many of @frames are written
+ * @part: which part of each
+ * @length: bytes of the part in a space of opaque keys; 0 = what the layout says
+ * @deadline_ns: how long to wait when not even one frame can be had
+ * @first_missing: out with SKEP_EPARENT, the block from which the chain must be put
+ */
+struct skep_reserve {
+	size_t struct_bytes;
+	struct skep_chain *chain;
+	uint32_t first;
+	uint32_t count;
+	uint32_t part;
+	uint64_t length;
+	uint64_t deadline_ns;
+	uint32_t first_missing;
+};
+
+/**
+ * skep_reserve() - get frames of the pool to write blocks into
+ * @session: the session
+ * @request: what
+ * @frames: room for @request->count
+ *
+ * Frames can be had for a leading part of what was asked: commit these, then ask for the rest. Of
+ * what is reserved each frame must be committed or aborted; after the age limit (30 s) another
+ * writer may take the block.
+ *
+ * Return: how many of @frames are answered (at least 1), each with its status; SKEP_EPARENT
+ * (@first_missing is set), -EAGAIN (everything is pinned or pending and the deadline has passed),
+ * -ENOSPC (the block can never fit this realm), -EROFS, SKEP_EDOWN, -ETIMEDOUT, -EINVAL, -ERANGE.
+ */
+SKEP_API int skep_reserve(
+	struct skep *session, struct skep_reserve *request, struct skep_frame *frames);
+
+/**
+ * enum skep_sums - who computes the checksums of what is committed
+ * @SKEP_SUMS_HERE: the library, now, on this thread
+ * @SKEP_SUMS_GIVEN: the caller gives the range sums (its gather kernel made them)
+ * @SKEP_SUMS_MOVER: a mover thread of the daemon; the call waits for it, or completes on a queue
+ */
+enum skep_sums {
+	SKEP_SUMS_HERE,
+	SKEP_SUMS_GIVEN,
+	SKEP_SUMS_MOVER,
+};
+
+/**
+ * struct skep_commit - how to commit
+ * @struct_bytes: sizeof(struct skep_commit)
+ * @sums: of enum skep_sums
+ * @given: with SKEP_SUMS_GIVEN: for each frame in turn the sums of its ranges (skep_range_sum()
+ *	says what a range sum is)
+ * @queue: completes there, one event a frame with @user, instead of waiting; NULL = wait
+ * @user: given back with the event
+ * @deadline_ns: for the answer
+ */
+struct skep_commit {
+	size_t struct_bytes;
+	uint32_t sums;
+	const uint64_t *given;
+	struct skep_queue *queue;
+	uint64_t user;
+	uint64_t deadline_ns;
+};
+
+/**
+ * skep_commit() - the bytes are in place: make the blocks visible
+ * @session: the session
+ * @frames: @count frames of skep_reserve() whose status is 0; others are passed over
+ * @count: frames
+ * @commit: how; NULL = SKEP_SUMS_HERE, two seconds
+ *
+ * The frames are not to be written any more. A block becomes visible when its last part is
+ * committed and its parent is present.
+ *
+ * Return: frames committed (each @frames[i].status says how it went); -ETIMEDOUT, SKEP_EDOWN.
+ */
+SKEP_API int skep_commit(struct skep *session, struct skep_frame *frames, unsigned count,
+	const struct skep_commit *commit);
+
+/**
+ * skep_abort() - give reserved frames back unwritten
+ * @session: the session
+ * @frames: @count frames; those whose status is not 0 are passed over. Their bytes must not be
+ *	touched any more.
+ * @count: frames
+ * Return: 0; SKEP_EDOWN.
+ */
+SKEP_API int skep_abort(struct skep *session, struct skep_frame *frames, unsigned count);
+
+/**
+ * skep_range_sum() - the checksum of one range: XXH3-64 over the XXH3-64 sums of its 4 KiB leaves
+ * @bytes: the range
+ * @length: bytes
+ * Return: the sum. Any thread.
+ */
+SKEP_API uint64_t skep_range_sum(const void *bytes, size_t length);
+
+/**
+ * skep_copy_sum() - copy and sum in one pass, the fastest way to fill a frame from memory
+ * @to: the frame
+ * @from: the source; does not overlap
+ * @length: bytes
+ * Return: the range sum of what now stands at @to. Any thread.
+ */
+SKEP_API uint64_t skep_copy_sum(void *to, const void *from, size_t length);
+
+/**
+ * skep_missing() - which blocks of a chain the store lacks
+ * @session: the session
+ * @chain: the chain
+ * @first: from this block on
+ * @part: a block that lacks this part counts as missing; UINT32_MAX = any part
+ * @blocks: out, indices in order
+ * @blocks_max: indices that fit
+ * Return: how many were written; 0 = nothing lacks. While the daemon is away SKEP_EDOWN. Blocks
+ * that another writer is writing are not listed. Never waits.
+ */
+SKEP_API int skep_missing(struct skep *session, struct skep_chain *chain, uint32_t first,
+	uint32_t part, uint32_t *blocks, unsigned blocks_max);
+
+/**
+ * struct skep_wait - wait for a block that another writer is writing
+ * @struct_bytes: sizeof(struct skep_wait)
+ * @chain: the chain
+ * @block: index
+ * @first_range: 0; streaming of ranges answers -ENOTSUP in this release
+ * @range_count: 0 = the whole block
+ * @queue: completes there with @user instead of waiting; NULL = wait
+ * @user: given back with the event
+ * @deadline_ns: the end of waiting
+ */
+struct skep_wait {
+	size_t struct_bytes;
+	struct skep_chain *chain;
+	uint32_t block;
+	uint32_t first_range;
+	uint32_t range_count;
+	struct skep_queue *queue;
+	uint64_t user;
+	uint64_t deadline_ns;
+};
+
+/**
+ * skep_wait() - wait until a pending block is there rather than compute it
+ * @session: the session
+ * @wait: what
+ * Return: 0 it is present (or, with a queue, submitted: exactly one event follows);
+ * SKEP_EGIVENUP, -ETIMEDOUT, -ENOENT (neither present nor pending), SKEP_EDOWN, -EAGAIN (too many
+ * waits under way).
+ */
+SKEP_API int skep_wait(struct skep *session, const struct skep_wait *wait);
+
+/* --------------------------------------------------------------------- hints and insight */
+
+/**
+ * enum skep_hint_kind - what the engine expects; soft weights, never promises
+ * @SKEP_HINT_OPEN: the conversation goes on: keep the chain a while
+ * @SKEP_HINT_DONE: it will not come back: the chain goes to the cold end
+ */
+enum skep_hint_kind {
+	SKEP_HINT_OPEN = 1,
+	SKEP_HINT_DONE = 2,
+};
+
+/**
+ * skep_hint() - tell the store what to expect of a chain
+ * @session: the session
+ * @chain: the chain
+ * @block: its deepest block that the hint is about
+ * @kind: of enum skep_hint_kind
+ * Return: 0; -ENOENT (not in the index), -EAGAIN (the daemon is behind), SKEP_EDOWN. Never waits.
+ */
+SKEP_API int skep_hint(
+	struct skep *session, struct skep_chain *chain, uint32_t block, uint32_t kind);
+
+/**
+ * struct skep_explanation - why a chain was matched no further
+ * @struct_bytes: sizeof(struct skep_explanation), set by the caller
+ * @matched: blocks that can be had now
+ * @reason: why the next one cannot (skep_reason_text())
+ * @seconds_ago: with "evicted", "removed", "checksum", "given_up": how long ago
+ * @space: with "other_space": the space that holds a block of the same tokens
+ * @field: with "other_space": the first field in which that space differs
+ */
+struct skep_explanation {
+	size_t struct_bytes;
+	uint32_t matched;
+	uint32_t reason;
+	double seconds_ago;
+	char space[64];
+	char field[64];
+};
+
+/**
+ * skep_explain() - why is this chain matched no further?
+ * @session: the session
+ * @chain: the chain
+ * @deadline_ns: for the daemon's answer
+ * @out: the answer
+ * Return: 0; SKEP_EDOWN, -ETIMEDOUT.
+ */
+SKEP_API int skep_explain(struct skep *session, struct skep_chain *chain, uint64_t deadline_ns,
+	struct skep_explanation *out);
+
+/**
+ * struct skep_stats - what this realm holds and did, since the daemon started
+ * @struct_bytes: sizeof(struct skep_stats), set by the caller
+ * @dram_bytes: size of the pool
+ * @dram_bytes_used: in frames, pending ones included
+ * @blocks: present
+ * @blocks_pending: being written
+ * @tokens_asked: in counted matches
+ * @tokens_had: in counted matches
+ * @puts: parts committed
+ * @puts_refused: parts refused
+ * @evicted: blocks that left for want of room
+ * @pins: pins held by all sessions of the realm
+ * @sessions: sessions of the realm
+ * @checksum_failures: blocks quarantined
+ */
+struct skep_stats {
+	size_t struct_bytes;
+	uint64_t dram_bytes;
+	uint64_t dram_bytes_used;
+	uint64_t blocks;
+	uint64_t blocks_pending;
+	uint64_t tokens_asked;
+	uint64_t tokens_had;
+	uint64_t puts;
+	uint64_t puts_refused;
+	uint64_t evicted;
+	uint64_t pins;
+	uint64_t sessions;
+	uint64_t checksum_failures;
+};
+
+/**
+ * skep_stats() - the realm's counters
+ * @session: the session
+ * @deadline_ns: for the daemon's answer
+ * @out: the answer
+ * Return: 0; SKEP_EDOWN, -ETIMEDOUT.
+ */
+SKEP_API int skep_stats(struct skep *session, uint64_t deadline_ns, struct skep_stats *out);
+
+/* -------------------------------------------------------------------------------- queues */
+
+/**
+ * struct skep_event - one completion
+ * @user: as given at submit
+ * @status: 0 or a negative result
+ * @block: index in the chain, or of the frame
+ */
+struct skep_event {
+	uint64_t user;
+	int32_t status;
+	uint32_t block;
+};
+
+/**
+ * skep_queue_create() - a queue of completions with an eventfd
+ * @session: the session
+ * @out: the queue; belongs to the session
+ * Return: 0; -EMFILE (eight a session), SKEP_EDOWN, -ENOMEM.
+ */
+SKEP_API int skep_queue_create(struct skep *session, struct skep_queue **out);
+
+/**
+ * skep_queue_fd() - the descriptor that becomes readable when there is an event
+ * @queue: the queue
+ * Return: an eventfd for poll(); owned by the queue; skep_queue_take() resets it.
+ */
+SKEP_API int skep_queue_fd(const struct skep_queue *queue);
+
+/**
+ * skep_queue_take() - take the events that are there; never waits
+ * @queue: the queue
+ * @events: room for @events_max
+ * @events_max: events that fit
+ * Return: how many were taken. Every submit yields exactly one event, by its deadline, also when
+ * the daemon dies.
+ */
+SKEP_API int skep_queue_take(
+	struct skep_queue *queue, struct skep_event *events, unsigned events_max);
+
+/**
+ * skep_queue_destroy() - drop a queue; events not taken are lost
+ * @queue: NULL is nothing
+ */
+SKEP_API void skep_queue_destroy(struct skep_queue *queue);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_TESTS_ENGINE_CLIENT_UNIT_H
+#define SKEP_TESTS_ENGINE_CLIENT_UNIT_H
+
+#include <dirent.h>
+#include <errno.h>
+#include <skep/skep.h>
+
+#include "tests/base/unit.h"
+
+/* What a leak shows in: descriptors, mappings of a daemon's memory, threads. */
+struct resources {
+	unsigned descriptors, mappings, threads;
+};
+
+static inline unsigned folder_entries(const char *path)
+{
+	DIR *folder = opendir(path);
+	unsigned count = 0;
+
+	REQUIRE(folder != NULL);
+	while (readdir(folder))
+		count++;
+	closedir(folder);
+	return count;
+}
+
+/* @words: part of the name of the memory files to count. */
+static inline struct resources resources_now(const char *words)
+{
+	struct resources now = {.descriptors = folder_entries("/proc/self/fd"),
+		.threads = folder_entries("/proc/self/task")};
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512];
+
+	REQUIRE(maps != NULL);
+	while (fgets(line, sizeof(line), maps))
+		now.mappings += strstr(line, words) != NULL;
+	fclose(maps);
+	return now;
+}
+
+static inline void resources_require(const struct resources *before, const char *words)
+{
+	struct resources now = resources_now(words);
+
+	REQUIRE_EQ(now.descriptors, before->descriptors);
+	REQUIRE_EQ(now.mappings, before->mappings);
+	REQUIRE_EQ(now.threads, before->threads);
+}
+
+enum { UNIT_BLOCK_TOKENS = 16, UNIT_PART_BYTES = 4096 };
+
+/* A space of blocks of 16 tokens and one part of 4 KiB. */
+static inline struct skep_space *unit_space(struct skep *session, uint32_t flags)
+{
+	static const struct skep_part_layout part = {.bytes = UNIT_PART_BYTES};
+	struct skep_space_options options = {.struct_bytes = sizeof(options),
+		.name = flags ? "opaque" : "unit",
+		.model = "model",
+		.block_tokens = UNIT_BLOCK_TOKENS,
+		.part_count = 1,
+		.parts = &part,
+		.flags = flags};
+	struct skep_space *space;
+
+	REQUIRE_EQ(skep_space_open(session, &options, &space), 0);
+	return space;
+}
+
+/* A chain of so many blocks, its tokens a function of the seed. */
+static inline struct skep_chain *unit_chain(
+	struct skep_space *space, uint32_t blocks, uint64_t seed)
+{
+	struct skep_chain *chain;
+
+	REQUIRE_EQ(skep_chain_create(space, &chain), 0);
+	for (uint32_t i = 0; i < blocks * UNIT_BLOCK_TOKENS; i++) {
+		uint32_t token = (uint32_t)mix64(seed * 1000003 + i) & 0xffff;
+
+		REQUIRE(skep_chain_append(chain, &token, 1) >= 0);
+	}
+	REQUIRE_EQ(skep_chain_blocks(chain), blocks);
+	return chain;
+}
+
+static inline struct skep *unit_open(const char *path, uint32_t flags)
+{
+	struct skep_open_options options = {
+		.struct_bytes = sizeof(options), .flags = flags, .name = "unit"};
+	struct skep *session;
+
+	REQUIRE_EQ(skep_open(path, &options, &session), 0);
+	return session;
+}
+
+/* Waits until skep_attached() says so; returns how long it took, in nanoseconds. */
+static inline uint64_t unit_await_attached(struct skep *session, int wanted)
+{
+	uint64_t began = clock_ns();
+
+	while (skep_attached(session) != wanted) {
+		REQUIRE(clock_ns() - began < 10 * NS_PER_S);
+		usleep(500);
+	}
+	return clock_ns() - began;
+}
+
+#endif
