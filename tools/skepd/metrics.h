@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_TOOLS_SKEPD_METRICS_H
+#define SKEP_TOOLS_SKEPD_METRICS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "store/node.h"
+
+/*
+ * What a node counts, as the metrics page shows it. Everything is printed from the tables of
+ * store/counters.h and base/status.h and from REALM_GAUGE_TABLE, so that a new counter needs no
+ * line here.
+ */
+
+/* Gauges of a realm: fields of struct realm_status. */
+#define REALM_GAUGE_TABLE(X)                                                                       \
+	X(dram_bytes, "size of the pool in bytes")                                                 \
+	X(dram_ready_bytes, "bytes of the pool that are populated and offered")                    \
+	X(dram_use_max, "quota of bytes in frames")                                                \
+	X(dram_used_bytes, "bytes in frames, pending ones included")                               \
+	X(dram_slab_bytes, "bytes of the pool that belong to slabs")                               \
+	X(slots, "blocks that the index has room for")                                             \
+	X(slots_used, "slots of the index in use")                                                 \
+	X(record_bytes, "size of the heap for tokens, keys and sums in bytes")                     \
+	X(record_used_bytes, "bytes of that heap in use")                                          \
+	X(index_bytes, "memory of the index in bytes")                                             \
+	X(blocks_present, "blocks that can be matched")                                            \
+	X(blocks_pending, "blocks being written")                                                  \
+	X(blocks_empty, "blocks without bytes, kept for their children")                           \
+	X(blocks_removed, "removed blocks whose frames wait for a pin to end")                     \
+	X(reservations, "parts reserved and not committed yet")                                    \
+	X(waiters, "waits for pending blocks under way")                                           \
+	X(pins, "pins held by sessions")                                                           \
+	X(operator_pins, "blocks pinned by command")                                               \
+	X(sessions, "sessions open")                                                               \
+	X(spaces, "spaces open")
+
+/* What a node holds, copied at one time: the node, then each of its realms. */
+struct metrics_snapshot {
+	struct node_status node;
+	unsigned realm_count;
+	struct realm_status *realms;
+};
+
+/*
+ * Asks the keeper for everything (two seconds at most an answer). The caller frees with
+ * metrics_drop(), also after an error. Return: 0, -ENOMEM, -ETIMEDOUT.
+ */
+int metrics_take(struct node *node, struct metrics_snapshot *out);
+void metrics_drop(struct metrics_snapshot *snapshot);
+
+/* Adds up gauges, counters, misses and latencies of all realms. @total needs no initial value. */
+void metrics_total(const struct metrics_snapshot *snapshot, struct realm_status *total);
+
+/* Tokens had over tokens asked: the one definition of hit ratio. 0 where nothing was asked. */
+double metrics_hit_ratio(const struct realm_status *realm);
+
+/* How much of the page is shown. */
+enum metrics_scope {
+	METRICS_TOTALS, /* sums over all realms, without their names */
+	METRICS_REALMS, /* each realm by its label, and the node */
+	METRICS_REALM,	/* the first realm of the snapshot alone, nothing of the node */
+};
+
+/* Writes Prometheus text (version 0.0.4). Allocates nothing of its own; any thread. */
+void metrics_write(const struct metrics_snapshot *snapshot, enum metrics_scope scope, FILE *out);
+
+#endif
