@@ -338,6 +338,7 @@ int64_t index_name_make(struct realm *realm, const struct index_name *name)
 	STORE(entry->next_slot, (uint32_t)LOAD(bucket->word));
 	bucket_set(bucket, slot);
 	child_link(realm, slot, name);
+	realm->slot_count_by_state[ENTRY_FREE]--;
 	realm->slot_count_by_state[ENTRY_PENDING]++;
 	realm->spaces[name->space].blocks++;
 	return slot;

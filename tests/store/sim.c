@@ -11,9 +11,33 @@
 
 static int sim_sum(void *arg, struct sum_job *job)
 {
-	(void)arg;
-	(void)job;
-	return -EAGAIN; /* the simulation commits with sums given */
+	struct sim *sim = arg;
+
+	if (!sim->movers || sim->job_count == SIM_JOBS_MAX)
+		return -EAGAIN;
+	sim->jobs[sim->job_count++] = job;
+	return 0;
+}
+
+void sim_sums_run(struct sim *sim, unsigned count)
+{
+	for (; count && sim->job_count; count--) {
+		struct sum_job *job = sim->jobs[0];
+		struct part_sums part = {.bytes = job->in.bytes,
+			.length = job->in.length,
+			.range_count = job->in.ranges,
+			.part = job->in.part,
+			.id_low = job->in.id_low,
+			.id_high = job->in.id_high,
+			.incarnation = job->in.incarnation,
+			.write = job->in.write};
+		struct checksum_root root = part_sums_make(&part, job->sums);
+
+		job->root_low = root.low;
+		job->root_high = root.high;
+		memmove(sim->jobs, sim->jobs + 1, --sim->job_count * sizeof(sim->jobs[0]));
+		keeper_summed(sim->keeper, job);
+	}
 }
 
 static void sim_cut(void *arg, struct session *session)
@@ -34,13 +58,15 @@ int sim_create(struct sim *sim, const struct sim_options *options)
 	if (status < 0)
 		return status;
 	sim->keeper->now_ns = NS_PER_S;
+	sim->movers = options->movers;
 	for (unsigned i = 0; i < (options->realms ? options->realms : 1); i++) {
 		struct realm_config config = {.secret = "0123456789abcdef",
 			.secret_bytes = 16,
 			.dram_bytes = options->dram_bytes,
 			.dram_use_max = options->use_max,
 			.index_blocks = options->index_blocks,
-			.record_bytes = 4 << 20,
+			.record_bytes = options->record_bytes ? options->record_bytes : 4 << 20,
+			.sessions_max = options->sessions_max,
 			.age_limit_ns = options->age_limit_ns};
 
 		config.secret[0] = (uint8_t)('0' + i);
@@ -175,6 +201,7 @@ uint32_t sim_reserve(struct sim_client *client, const struct sim_put *put)
 		.deadline_ns = put->deadline_ns,
 		.u.reserve = {.space = (uint16_t)chain->space,
 			.part = (uint16_t)put->part,
+			.length = put->length,
 			.space_generation = put->space_generation}};
 	uint8_t *area = (uint8_t *)blocks;
 	uint32_t at = (uint32_t)align_up(put->count * sizeof(*blocks), 8);
@@ -251,6 +278,21 @@ uint32_t sim_commit(struct sim_client *client, const struct sim_written *from, u
 		sums += sum.range_count;
 	}
 	message.scratch_bytes = (uint32_t)((uint8_t *)sums - (uint8_t *)parts);
+	return sim_push(client, &message);
+}
+
+uint32_t sim_commit_blind(
+	struct sim_client *client, const struct sim_written *from, uint32_t count)
+{
+	struct commit_part *parts = parts_lay(client, from, count);
+	struct submission message = {.op = SUBMIT_COMMIT,
+		.scratch_at = PAGE_SCRATCH_BYTES / 2,
+		.count = count,
+		.scratch_bytes = (uint32_t)(count * sizeof(*parts)),
+		.u.other.kind = COMMIT_SUMS_GIVEN};
+
+	for (uint32_t i = 0; i < count; i++)
+		message.scratch_bytes += from[i].ranges * 8;
 	return sim_push(client, &message);
 }
 

@@ -13,17 +13,24 @@
 struct sim_options {
 	uint64_t dram_bytes, use_max;
 	uint32_t index_blocks;
+	uint64_t record_bytes; /* 0 = 4 MiB */
+	uint32_t sessions_max;
 	uint64_t age_limit_ns;
 	uint32_t id_bits;
 	unsigned realms; /* 0 = 1; named "r0", "r1", … */
+	bool movers;	 /* takes sum jobs; sim_sums_run() does them */
 };
+
+enum { SIM_REALMS_MAX = 4, SIM_JOBS_MAX = 256 };
 
 struct sim {
 	struct keeper *keeper;
 	struct realm *realm; /* the first */
-	struct realm *realms[4];
-	struct list sums; /* not used: sums are done at once */
-	unsigned cuts;	  /* sessions the keeper ended */
+	struct realm *realms[SIM_REALMS_MAX];
+	bool movers;
+	struct sum_job *jobs[SIM_JOBS_MAX]; /* taken and not done yet */
+	unsigned job_count;
+	unsigned cuts; /* sessions the keeper ended */
 };
 
 struct sim_client {
@@ -54,12 +61,15 @@ bool sim_take(struct sim_client *client, unsigned queue, struct completion *out)
 /* Lets the keeper run until nothing is left to take, then once through its ages. */
 void sim_run(struct sim *sim);
 
+/* The mover's work: sums the oldest @count jobs and hands them back. */
+void sim_sums_run(struct sim *sim, unsigned count);
+
 /* Opens a space of @parts parts of @bytes[i] each, named by @tokens tokens a block. */
 struct sim_space {
 	const char *name;
 	uint32_t block_tokens, part_count;
-	uint64_t bytes[8];
-	uint32_t ranges[8];
+	uint64_t bytes[INDEX_PARTS_MAX];
+	uint32_t ranges[INDEX_PARTS_MAX];
 	bool opaque;
 };
 int sim_space_open(
@@ -72,6 +82,7 @@ int sim_space_open(
 struct sim_put {
 	const struct probe_chain *chain;
 	uint32_t first, count, part;
+	uint32_t length; /* of the part; 0 = the layout's */
 	uint64_t space_generation;
 	uint64_t deadline_ns;
 };
@@ -86,6 +97,9 @@ struct sim_written {
 
 /* Commits with true sums over the frames. Uses the second half of the scratch. */
 uint32_t sim_commit(struct sim_client *client, const struct sim_written *parts, uint32_t count);
+/* The same with sums that say nothing: the keeper does not check them, and no frame is touched. */
+uint32_t sim_commit_blind(
+	struct sim_client *client, const struct sim_written *parts, uint32_t count);
 uint32_t sim_abort(struct sim_client *client, const struct sim_written *parts, uint32_t count);
 
 #endif

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Frames of several sizes in one pool: what they leave unused, and how one size gives way to
+ * another, without taking what is pinned, being put or written below.
+ *
+ *	store_mixed_test [SEED]
+ */
+#include "tests/store/play.h"
+
+enum { KINDS = 3, CHATS = 64, CHAT_BLOCKS_MAX = 24 };
+
+struct chat {
+	uint32_t path[CHAT_BLOCKS_MAX], length;
+};
+
+struct world {
+	struct sim sim;
+	struct sim_client client;
+	struct play_space spaces[KINDS];
+	struct chat chats[KINDS][CHATS];
+	uint64_t random, refused, asked, had;
+	uint32_t next_path;
+};
+
+static uint32_t pick(struct world *world, uint32_t range)
+{
+	return unit_random(&world->random, range);
+}
+
+/* Puts blocks without touching a frame. Return: blocks put. */
+static uint32_t put_blind(struct world *world, struct play_chain *chain, struct probe_want want)
+{
+	static struct play_reserved reserved;
+	struct play_put put = {.chain = chain, .first = want.first, .count = want.count};
+	struct completion done;
+	int32_t answered;
+
+	for (; put.part < chain->space->kind->part_count; put.part++) {
+		answered = play_reserve(&world->sim, &world->client, &put, &reserved);
+		if (answered < 0) {
+			world->refused++;
+			return 0;
+		}
+		world->refused += (uint32_t)answered < put.count;
+		put.count = (uint32_t)answered;
+		REQUIRE(sim_commit_blind(&world->client, reserved.written, reserved.count));
+		sim_run(&world->sim);
+		REQUIRE(sim_take(&world->client, 0, &done));
+		REQUIRE_EQ(done.status, reserved.count);
+	}
+	return put.count;
+}
+
+/* One request of a random chat of this kind: matched, touched, the rest put. */
+static void request(struct world *world, unsigned kind)
+{
+	struct chat *chat = &world->chats[kind][pick(world, 1 + pick(world, CHATS))];
+	static struct play_chain chain;
+	struct submission touch = {.op = SUBMIT_TOUCH};
+	static struct probe_name names[CHAT_BLOCKS_MAX];
+	uint32_t more = 1 + pick(world, 6), had;
+
+	if (chat->length + more > CHAT_BLOCKS_MAX || pick(world, 20) == 0)
+		chat->length = 0;
+	if (!chat->length)
+		chat->path[chat->length++] = 1 + pick(world, 4); /* a shared prompt */
+	while (more--)
+		chat->path[chat->length++] = world->next_path++;
+	play_chain_make(&chain, &world->sim, &world->spaces[kind], chat->path, chat->length);
+	had = probe_run(&world->sim.realm->index.view, &chain.probe,
+		(struct probe_want){0, chat->length}, names, NULL);
+	if (had) {
+		touch.slot = names[had - 1].slot;
+		touch.generation = names[had - 1].frame_generation;
+		touch.u.touch.matched = touch.u.touch.asked = had;
+		touch.u.touch.space = (uint16_t)chain.probe.space;
+		REQUIRE(sim_push(&world->client, &touch));
+	}
+	world->asked += chat->length;
+	world->had += had;
+	if (had < chat->length)
+		put_blind(world, &chain, (struct probe_want){had, chat->length - had});
+	sim_run(&world->sim);
+	world->sim.keeper->now_ns += NS_PER_MS;
+}
+
+static void world_open(struct world *world, const struct sim_space *kinds, uint64_t dram_bytes)
+{
+	struct sim_options options = {.dram_bytes = dram_bytes, .index_blocks = 4096};
+
+	memset(world->chats, 0, sizeof(world->chats));
+	world->refused = world->asked = world->had = 0;
+	world->next_path = 100;
+	REQUIRE_EQ(sim_create(&world->sim, &options), 0);
+	REQUIRE_EQ(sim_client_open(&world->sim, world->sim.realm, &world->client), 0);
+	for (unsigned i = 0; i < KINDS; i++)
+		play_space_open(&world->client, &kinds[i], &world->spaces[i]);
+}
+
+static void world_close(struct world *world)
+{
+	sim_client_close(&world->client, true);
+	play_nothing_leaks(&world->sim, world->sim.realm);
+	sim_destroy(&world->sim);
+}
+
+static uint64_t payload_bytes(const struct world *world)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < KINDS; i++) {
+		const struct sim_space *kind = world->spaces[i].kind;
+
+		for (uint32_t p = 0; p < kind->part_count; p++)
+			bytes += kind->bytes[p] *
+				 world->sim.realm->spaces[world->spaces[i].answer.space].blocks;
+	}
+	return bytes;
+}
+
+/* Steady state under even pressure of three sizes: the share of the pool that holds payload. */
+static double live_share(struct world *world, const struct sim_space *kinds, uint64_t dram_bytes)
+{
+	double sum = 0, least = 1;
+	unsigned samples = 0;
+
+	world_open(world, kinds, dram_bytes);
+	for (unsigned turn = 0; turn < 6000; turn++) {
+		/* The sizes come in waves, so that slabs must change hands all the time. */
+		unsigned wave = turn / 200 % KINDS;
+
+		request(world, pick(world, 2) ? wave : pick(world, KINDS));
+		if (turn > 1500) {
+			double share = (double)payload_bytes(world) / (double)dram_bytes;
+
+			sum += share;
+			least = MIN_OF(least, share);
+			samples++;
+		}
+	}
+	printf("%7llu %7llu %7llu bytes in %llu MiB: live %.4f (least %.4f), %llu slabs changed "
+	       "hands, %.2f had, %llu refused\n",
+		(unsigned long long)kinds[0].bytes[0], (unsigned long long)kinds[1].bytes[0],
+		(unsigned long long)kinds[2].bytes[0], (unsigned long long)(dram_bytes >> 20),
+		sum / samples, least,
+		(unsigned long long)world->sim.realm->counters[REALM_COUNTER_slabs_emptied],
+		(double)world->had / (double)world->asked, (unsigned long long)world->refused);
+	REQUIRE_EQ(world->refused, 0);
+	world_close(world);
+	return sum / samples;
+}
+
+static void waste_stays_small(struct world *world)
+{
+	static const uint64_t sizes[][KINDS] = {
+		{640 << 10, 2 << 20, 5 << 20},
+		{512 << 10, 2560 << 10, 2 << 20},
+		{16 << 10, 1 << 20, 3 << 20},
+		{700000, 1500000, 4100000},
+		{999936, 3333336, 2200000},
+	};
+
+	for (unsigned i = 0; i < ARRAY_COUNT(sizes); i++) {
+		struct sim_space kinds[KINDS] = {
+			{.name = "a", .block_tokens = 4, .part_count = 1, .ranges = {1}},
+			{.name = "b", .block_tokens = 4, .part_count = 1, .ranges = {1}},
+			{.name = "c", .block_tokens = 4, .part_count = 1, .ranges = {1}}};
+
+		for (unsigned k = 0; k < KINDS; k++)
+			kinds[k].bytes[0] = sizes[i][k];
+		live_share(world, kinds, 1ull << 30);
+	}
+}
+
+static const struct sim_space plain[KINDS] = {
+	{.name = "a", .block_tokens = 4, .part_count = 1, .bytes = {640 << 10}, .ranges = {1}},
+	{.name = "b", .block_tokens = 4, .part_count = 1, .bytes = {2 << 20}, .ranges = {1}},
+	{.name = "c", .block_tokens = 4, .part_count = 1, .bytes = {5 << 20}, .ranges = {1}},
+};
+
+/* A pool full of one size, then only another one is put: it takes nearly all of the pool. */
+static void one_size_gives_way(struct world *world)
+{
+	const uint64_t bytes = 256 << 20;
+
+	for (unsigned from = 0; from < KINDS; from++)
+		for (unsigned to = 0; to < KINDS; to++) {
+			const struct space *space;
+
+			if (from == to)
+				continue;
+			world_open(world, plain, bytes);
+			for (unsigned turn = 0; turn < 400; turn++)
+				request(world, from);
+			for (unsigned turn = 0; turn < 2000; turn++)
+				request(world, to);
+			space = &world->sim.realm->spaces[world->spaces[to].answer.space];
+			REQUIRE_EQ(world->refused, 0);
+			printf("%u to %u: %.3f emptied %llu\n", from,to,(double)(space->blocks * plain[to].bytes[0])/bytes, (unsigned long long)world->sim.realm->counters[REALM_COUNTER_slabs_emptied]);
+			world_close(world);
+		}
+}
+
+int main(int argc, char **argv)
+{
+	static struct world world;
+
+	world.random = mix64(unit_seed(argc, argv));
+	one_size_gives_way(&world);
+	waste_stays_small(&world);
+	return 0;
+}

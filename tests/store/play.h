@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_TESTS_STORE_PLAY_H
+#define SKEP_TESTS_STORE_PLAY_H
+
+/*
+ * Clients of the simulation that play by the book: chains made of numbers, payloads that are a
+ * function of identity, whole puts and matches. A test ends (unit.h) where an answer is not one of
+ * those its name promises.
+ */
+
+#include "tests/base/unit.h"
+#include "tests/store/sim.h"
+
+enum {
+	PLAY_BLOCKS_MAX = 256,
+	PLAY_TOKENS_MAX = 8,
+	PLAY_BLOCKED = 1, /* no completion came: the reservation waits for a frame */
+};
+
+/* ------------------------------------------------------------------------------- payload */
+
+static inline uint64_t payload_word(struct block_id id, uint32_t part, uint64_t at)
+{
+	return mix64(id.low ^ mix64(id.high + part) ^ at);
+}
+
+/* Every word of @bytes (a multiple of 8) by plain stores. */
+static inline void payload_fill(void *to, uint64_t bytes, struct block_id id, uint32_t part)
+{
+	uint64_t *words = to;
+
+	for (uint64_t i = 0; i < bytes / 8; i++)
+		words[i] = payload_word(id, part, i);
+}
+
+/* Return: are all of them what payload_fill() wrote? */
+static inline bool payload_holds(
+	const void *from, uint64_t bytes, struct block_id id, uint32_t part)
+{
+	const uint64_t *words = from;
+	uint64_t differs = 0;
+
+	for (uint64_t i = 0; i < bytes / 8; i++)
+		differs |= words[i] ^ payload_word(id, part, i);
+	return !differs;
+}
+
+/* -------------------------------------------------------------------------------- chains */
+
+struct play_space {
+	struct wire_space_answer answer;
+	const struct sim_space *kind;
+};
+
+/* Opens the space for @client; must succeed. */
+void play_space_open(
+	struct sim_client *client, const struct sim_space *kind, struct play_space *space);
+
+struct play_chain {
+	const struct play_space *space;
+	struct probe_chain probe;
+	uint32_t tokens[PLAY_BLOCKS_MAX * PLAY_TOKENS_MAX];
+	struct block_id ids[PLAY_BLOCKS_MAX];
+};
+
+/* The chain whose block i holds tokens made of @path[i]. */
+void play_chain_make(struct play_chain *chain, const struct sim *sim,
+	const struct play_space *space, const uint32_t *path, uint32_t count);
+
+/* ------------------------------------------------------------------------------- putting */
+
+/* What is asked for; @part of blocks [first, first + count). */
+struct play_put {
+	struct play_chain *chain;
+	uint32_t first, count, part, length;
+	uint64_t deadline_ns;
+};
+
+/* Blocks as a reservation was answered. */
+struct play_reserved {
+	uint32_t count; /* that were reserved for us */
+	struct sim_written written[PLAY_BLOCKS_MAX];
+	int32_t status[PLAY_BLOCKS_MAX]; /* of each block answered */
+};
+
+/* Pushes the reservation and runs the keeper. Return: blocks answered, negative, PLAY_BLOCKED with
+ * @reserved->count = UINT32_MAX where no answer came. */
+int32_t play_reserve(struct sim *sim, struct sim_client *client, const struct play_put *put,
+	struct play_reserved *reserved);
+
+/* The same for an answer that comes later: true and *@status if it is there now. */
+bool play_reserve_answered(struct sim_client *client, const struct play_put *put,
+	struct play_reserved *reserved, int32_t *status);
+
+/* Fills the frames with their payload. */
+void play_fill(const struct realm *realm, const struct sim_written *written, uint32_t count);
+
+/* Commits with sums given and runs the keeper. Return: parts committed. */
+int32_t play_commit(struct sim *sim, struct sim_client *client, const struct sim_written *written,
+	uint32_t count);
+
+/* The status the commit of part @i was answered with, by the last play_commit() of @client. */
+int32_t play_commit_status(const struct sim_client *client, uint32_t i);
+
+/* All parts of blocks [first, first + count): reserved, filled, committed. Return: blocks. */
+uint32_t play_put_blocks(
+	struct sim *sim, struct sim_client *client, struct play_chain *chain, struct probe_want want);
+
+/* ------------------------------------------------------------------------------- matching */
+
+struct play_match {
+	uint32_t count; /* blocks pinned */
+	struct probe_name names[PLAY_BLOCKS_MAX];
+};
+
+/* Matches from the chain's start, pins by @cell, checks every byte, pushes the match record. */
+void play_match_pin(struct sim_client *client, const struct play_chain *chain, unsigned cell,
+	struct play_match *match);
+
+/* Are all bytes of a pinned match right? */
+bool play_match_holds(const struct sim_client *client, const struct play_chain *chain,
+	const struct play_match *match);
+
+/* Blocks of the chain that stand now, present or not (names), and present from its start. */
+uint32_t play_named(const struct sim_client *client, const struct play_chain *chain);
+uint32_t play_present(const struct sim_client *client, const struct play_chain *chain);
+
+/* Nothing is under way and nothing was lost: every slot, record and frame comes back. */
+void play_nothing_leaks(struct sim *sim, struct realm *realm);
+
+#endif
