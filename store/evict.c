@@ -19,7 +19,12 @@
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
 
 /* A list that is this much older than another gives up a slab to it, when it is asked for one. */
-enum { AGE_RATIO_TO_STEAL = 2, EVICTIONS_BETWEEN_STEALS = 64, ORDER_STEPS_MAX = 32 };
+enum {
+	AGE_RATIO_TO_STEAL = 2,
+	EVICTIONS_BETWEEN_STEALS = 64,
+	ORDER_STEPS_MAX = 32,
+	STEAL_STEPS_MAX = 1 << 20, /* some milliseconds */
+};
 
 /* ------------------------------------------------------------------------------- the lists */
 
@@ -113,16 +118,31 @@ void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp
 		return;
 	own = &realm->index.slots[parent];
 	SKEP_CHECK(own->dram_children > 0);
-	if (--own->dram_children == 0 && index_state(realm, parent) == ENTRY_PRESENT &&
-		!(own->flags & SLOT_ON_LRU)) {
-		own->stamp_ns = MAX_OF(own->stamp_ns, child_stamp_ns);
+	own->dram_children--;
+	/* On the list it stands where its own stamp says; off it, it inherits from every child. */
+	if (index_state(realm, parent) != ENTRY_PRESENT || own->flags & SLOT_ON_LRU)
+		return;
+	own->stamp_ns = MAX_OF(own->stamp_ns, child_stamp_ns);
+	if (!own->dram_children)
 		lru_link_ordered(realm, parent);
-	}
 }
 
 /* ----------------------------------------------------------------------------------- pins */
 
-static void pins_scan_session(struct realm *realm, const struct session *session)
+/* Marks a block that must stay, and with @chain all that its chain rests on. */
+static void stay_mark(struct realm *realm, uint32_t slot, bool chain)
+{
+	uint32_t *marks = realm->index.scan_marks;
+
+	do {
+		if (chain && marks[slot] == realm->scan)
+			return; /* and so is everything above it */
+		marks[slot] = realm->scan;
+		slot = index_parent(realm, slot);
+	} while (chain && slot != NONE32);
+}
+
+static void pins_scan_session(struct realm *realm, const struct session *session, bool chain)
 {
 	struct index *index = &realm->index;
 	uint32_t count;
@@ -142,11 +162,11 @@ static void pins_scan_session(struct realm *realm, const struct session *session
 		if (slot < index->head->slot_count &&
 			(LOAD(index->entries[slot].frame_generation) == generation ||
 				index->slots[slot].old_generation == generation))
-			index->scan_marks[slot] = realm->scan;
+			stay_mark(realm, slot, chain);
 	}
 }
 
-void pins_scan(struct realm *realm)
+static void pins_scan_all(struct realm *realm, bool chain)
 {
 	if (++realm->scan == 0) { /* after 2^32 scans: no mark may look fresh */
 		memset(realm->index.scan_marks, 0,
@@ -155,7 +175,41 @@ void pins_scan(struct realm *realm)
 	}
 	realm->pins_seen = 0;
 	list_each (node, &realm->sessions)
-		pins_scan_session(realm, list_item(node, struct session, of_realm));
+		pins_scan_session(realm, list_item(node, struct session, of_realm), chain);
+}
+
+void pins_scan(struct realm *realm)
+{
+	pins_scan_all(realm, false);
+}
+
+/*
+ * Marks whatever an inner block may not be taken from under: pins of all kinds, blocks being put,
+ * removed ones whose frames wait, the parent of the block that room is made for. What is not marked
+ * is present, and so is everything below it.
+ */
+static void chains_scan(struct realm *realm)
+{
+	struct slot *slots = realm->index.slots;
+	uint64_t left;
+
+	pins_scan_all(realm, true);
+	left = realm->operator_pins;
+	for (uint32_t slot = 0; left; slot++)
+		if (slots[slot].operator_pins) {
+			stay_mark(realm, slot, true);
+			left--;
+		}
+	left = realm->pending_count;
+	for (uint32_t i = 0; left; i++)
+		if (realm->pendings[i].slot != NONE32) {
+			stay_mark(realm, realm->pendings[i].slot, true);
+			left--;
+		}
+	for (uint32_t slot = realm->removed.first; slot != NONE32; slot = slots[slot].lru_next)
+		stay_mark(realm, slot, true);
+	if (realm->guarded_slot != NONE32)
+		stay_mark(realm, realm->guarded_slot, true);
 }
 
 /* -------------------------------------------------------------------------------- a batch */
@@ -341,59 +395,106 @@ static unsigned batch_run(struct realm *realm, struct goal *goal)
 
 /* ----------------------------------------------------------------- changing a slab's class */
 
-struct slab_look {
-	struct realm *realm;
-	uint64_t cost, coldest_ns;
-};
-
-static void slab_look_at(void *context, uint64_t offset, uint32_t owner)
-{
-	struct slab_look *look = context;
-	struct realm *realm = look->realm;
-	struct slot *own;
-
-	(void)offset;
-	if (owner == NONE32 || index_state(realm, owner) != ENTRY_PRESENT ||
-		pins_marked(realm, owner)) {
-		look->cost = SLAB_NEVER;
-		return;
-	}
-	if (look->cost == SLAB_NEVER)
-		return;
-	own = &realm->index.slots[owner];
-	/* Milliseconds younger than the coldest, and an inner block takes its subtree along. */
-	look->cost += 1 + ((own->stamp_ns - MIN_OF(own->stamp_ns, look->coldest_ns)) >> 20) +
-		      1000 * (uint64_t)own->dram_children;
-}
-
+/* Looking for the slabs whose loss costs least. */
 struct steal {
 	struct realm *realm;
 	unsigned class;
 	uint64_t coldest_ns;
+	uint64_t steps_left; /* down chains */
+	uint64_t cost;	     /* of the slab that is looked at */
+	uint32_t below;	     /* the child that @below_ns was found through */
+	uint64_t below_ns;
 };
+
+/*
+ * When a block was of use: an inner one is when the chain through its last named child was. A chain
+ * put at once lies frame after frame, so one walk down serves all of its blocks.
+ */
+static uint64_t use_ns(struct steal *steal, uint32_t slot)
+{
+	const struct slot *slots = steal->realm->index.slots;
+	uint32_t at = slot;
+
+	if (slot != steal->below) {
+		for (; slots[at].first_child != NONE32 && steal->steps_left; steal->steps_left--)
+			at = slots[at].first_child;
+		steal->below_ns = slots[at].stamp_ns;
+	}
+	steal->below = slots[slot].first_child;
+	return MAX_OF(slots[slot].stamp_ns, steal->below_ns);
+}
+
+static void slab_look_at(void *context, uint64_t offset, uint32_t owner)
+{
+	struct steal *steal = context;
+	struct realm *realm = steal->realm;
+	uint64_t ns, younger_ms, children;
+
+	(void)offset;
+	if (steal->cost == SLAB_NEVER)
+		return;
+	if (owner == NONE32 || index_state(realm, owner) != ENTRY_PRESENT ||
+		pins_marked(realm, owner)) {
+		steal->cost = SLAB_NEVER;
+		return;
+	}
+	ns = use_ns(steal, owner);
+	younger_ms = (ns - MIN_OF(ns, steal->coldest_ns)) >> 20;
+	children = realm->index.slots[owner].dram_children;
+	steal->cost += (1 + younger_ms) * MAX_OF(children, 1);
+}
 
 static uint64_t slab_steal_cost(void *context, uint32_t index)
 {
 	struct steal *steal = context;
 	struct slab *slab = dram_slab(steal->realm->dram);
-	struct slab_look look = {.realm = steal->realm, .coldest_ns = steal->coldest_ns};
 
 	if (slab_info(slab, index).class == steal->class)
 		return SLAB_NEVER;
-	slab_each_in(slab, index, slab_look_at, &look);
-	return look.cost;
+	steal->cost = 0;
+	steal->below = NONE32;
+	slab_each_in(slab, index, slab_look_at, steal);
+	return steal->cost;
 }
 
-struct slab_first {
-	uint32_t owner;
-};
-
-static void slab_first_of(void *context, uint64_t offset, uint32_t owner)
+static uint32_t leaf_below(const struct realm *realm, uint32_t slot)
 {
-	struct slab_first *first = context;
+	const struct slot *slots = realm->index.slots;
 
+	while (slots[slot].first_child != NONE32)
+		slot = slots[slot].first_child;
+	return slot;
+}
+
+/* Evicts a block and all that is below it, leaves first; all of it must be present. Return: false:
+ * a pin came in between, and what it holds stands again. */
+static bool subtree_evict(struct realm *realm, uint32_t top)
+{
+	const struct slot *slots = realm->index.slots;
+	struct batch batch;
+	uint32_t at;
+
+	do {
+		batch.count = 0;
+		for (at = leaf_below(realm, top); batch.count < EVICT_BATCH_MAX;) {
+			victim_take(realm, &batch, at);
+			if (at == top)
+				break;
+			if (slots[at].next_sibling != NONE32)
+				at = leaf_below(realm, slots[at].next_sibling);
+			else
+				at = index_parent(realm, at);
+		}
+		if (batch_finish(realm, &batch) != batch.count)
+			return false;
+	} while (batch.slots[batch.count - 1] != top);
+	return true;
+}
+
+static void slab_owner_note(void *context, uint64_t offset, uint32_t owner)
+{
 	(void)offset;
-	first->owner = owner;
+	*(uint32_t *)context = owner;
 }
 
 /* Empties the cheapest slabs of other classes that make room for one of @class. */
@@ -401,28 +502,25 @@ static bool slab_steal(struct realm *realm, unsigned class)
 {
 	struct slab *slab = dram_slab(realm->dram);
 	struct lru_list *coldest = coldest_list(realm, UINT64_MAX);
-	struct steal steal = {.realm = realm, .class = class};
+	struct steal steal = {.realm = realm, .class = class, .steps_left = STEAL_STEPS_MAX};
 	struct slab_window window;
 	int64_t index;
 
 	if (coldest)
 		steal.coldest_ns = realm->index.slots[coldest->cold].stamp_ns;
-	pins_scan(realm);
+	chains_scan(realm);
 	if (slab_window(slab, class, slab_steal_cost, &steal, &window) < 0)
 		return false;
 	while ((index = slab_in_window(slab, &window)) >= 0) {
-		uint32_t live = slab_info(slab, (uint32_t)index).live;
-		struct slab_first first = {NONE32};
+		uint32_t owner = NONE32;
 
-		slab_each_in(slab, (uint32_t)index, slab_first_of, &first);
-		if (first.owner == NONE32 || index_state(realm, first.owner) != ENTRY_PRESENT)
-			return false; /* a pin below it came in between: its frames come later */
-		remove_subtree(realm, first.owner, SKEP_REASON_EVICTED);
-		if (slab_in_window(slab, &window) == index &&
-			slab_info(slab, (uint32_t)index).live == live)
+		slab_each_in(slab, (uint32_t)index, slab_owner_note, &owner);
+		if (!subtree_evict(realm, owner))
 			return false;
 	}
 	realm->counters[REALM_COUNTER_slabs_emptied]++;
+	realm->next_steal =
+		realm->counters[REALM_COUNTER_blocks_evicted] + EVICTIONS_BETWEEN_STEALS;
 	return true;
 }
 
@@ -440,7 +538,7 @@ static bool steal_is_due(struct realm *realm, uint64_t lists)
 	age = now - realm->index.slots[mine->cold].stamp_ns;
 	other_age = now - realm->index.slots[other->cold].stamp_ns;
 	return other_age / AGE_RATIO_TO_STEAL > age &&
-	       realm->counters[REALM_COUNTER_blocks_evicted] % EVICTIONS_BETWEEN_STEALS == 0;
+	       realm->counters[REALM_COUNTER_blocks_evicted] >= realm->next_steal;
 }
 
 /* ------------------------------------------------------------------------------- the calls */

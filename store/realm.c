@@ -70,6 +70,7 @@ int realm_create(struct keeper *keeper, const struct realm_config *config, uint6
 	list_init(&realm->pending_idle);
 	list_init(&realm->blocked);
 	realm->removed.first = realm->removed.last = NONE32;
+	realm->guarded_slot = NONE32;
 	for (unsigned i = 0; i < LRU_LISTS_MAX; i++)
 		realm->lru[i] = (struct lru_list){NONE32, NONE32, 0};
 	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)

@@ -218,6 +218,8 @@ struct realm {
 	struct list blocked;   /* sessions whose reservation waits for a frame */
 	struct gone_list gone;
 	struct removed_list removed;
+	uint32_t guarded_slot; /* parent of the block that room is made for, or NONE32 */
+	uint64_t next_steal;   /* count of evictions from which a colder class may lose a slab */
 	uint32_t scan;	    /* number of the last pin scan */
 	uint64_t pins_seen; /* cells in use at the last scan */
 	uint64_t slot_count_by_state[ENTRY_REMOVED + 1];
@@ -376,7 +378,7 @@ unsigned evict_blocks(struct realm *realm, unsigned blocks);
 /* A child's frames are free: counts it at the parent, which may now be a leaf. */
 void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp_ns);
 
-/* put.c */
+/* pending.c, reserve.c, commit.c */
 int put_reserve(struct session *session, const struct submission *message);
 void put_retry_blocked(struct realm *realm);
 int put_commit(struct session *session, const struct submission *message);

@@ -8,8 +8,7 @@
 #include "base/status.h"
 #include "store/read/pin.h"
 
-/* How far ahead of a chain that lies slot after slot the next lines are asked for. */
-enum { PREFETCH_SLOTS = 12, BUCKET_STEPS_MAX = 4096 };
+enum { BUCKET_STEPS_MAX = 4096 };
 
 #define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
 
@@ -87,22 +86,24 @@ uint32_t record_bytes(const struct record_shape *shape)
  * Compares @length bytes of shared memory (8-aligned, padded to 8) with the caller's. Relaxed
  * atomic words: the keeper may be writing a new record there, which the name generation then tells.
  */
-static bool shared_equal(const uint8_t *shared, const void *mine, uint32_t length)
+static inline bool shared_equal(const uint8_t *shared, const void *mine, uint32_t length)
 {
 	const _Atomic uint64_t *words = (const void *)shared;
 	const uint8_t *bytes = mine;
-	uint64_t differs = 0, word;
+	uint64_t differs = 0, word[4];
 	uint32_t i = 0;
 
-	for (; i + 8 <= length; i += 8) {
-		memcpy(&word, bytes + i, 8);
-		differs |= word ^ LOAD(words[i / 8]);
+	/* Four at a time: most blocks are a few of them. */
+	for (; i + sizeof(word) <= length; i += sizeof(word), words += 4) {
+		memcpy(word, bytes + i, sizeof(word));
+		differs |= (word[0] ^ LOAD(words[0])) | (word[1] ^ LOAD(words[1])) |
+			   (word[2] ^ LOAD(words[2])) | (word[3] ^ LOAD(words[3]));
 	}
-	if (i < length) {
-		word = 0;
-		memcpy(&word, bytes + i, length - i);
+	for (; i < length; i += 8, words++) {
 		/* The keeper writes the padding as zeros. */
-		differs |= word ^ LOAD(words[i / 8]);
+		word[0] = 0;
+		memcpy(word, bytes + i, MIN_OF(length - i, 8u));
+		differs |= word[0] ^ LOAD(words[0]);
 	}
 	return !differs;
 }
@@ -121,7 +122,7 @@ static bool shared_blob_equal(const uint8_t *shared, const struct id_input *in)
 	return shared_equal(shared, mine, in->key_bytes + in->extra_bytes);
 }
 
-static bool record_equal(
+static inline bool record_equal(
 	const struct index_view *view, const struct index_entry *entry, const struct id_input *in)
 {
 	struct record_shape shape = {.parts = LOAD(entry->parts),
@@ -149,17 +150,17 @@ static bool record_equal(
 }
 
 /* Is the block in @slot the one that is looked for? Fills @name if so. */
-static bool slot_matches(const struct index_view *view, uint32_t slot, const struct block_id *id,
-	const struct probe_name *parent, const struct id_input *in, struct probe_name *name)
+static inline bool slot_matches(const struct index_view *view, uint32_t slot,
+	const struct block_id *id, const struct probe_name *parent, const struct id_input *in,
+	struct probe_name *name)
 {
 	const struct index_entry *entry = &view->entries[slot];
 	uint64_t generation = atomic_load_explicit(&entry->name_generation, memory_order_acquire);
+	uint64_t differs = (LOAD(entry->id_low) ^ id->low) | (LOAD(entry->id_high) ^ id->high) |
+			   (LOAD(entry->parent_slot) ^ parent->slot) |
+			   (LOAD(entry->parent_generation) ^ parent->name_generation);
 
-	if (!generation || LOAD(entry->id_low) != id->low || LOAD(entry->id_high) != id->high ||
-		LOAD(entry->parent_slot) != parent->slot ||
-		LOAD(entry->parent_generation) != parent->name_generation)
-		return false;
-	if (!record_equal(view, entry, in))
+	if (!generation || differs || !record_equal(view, entry, in))
 		return false;
 	name->slot = slot;
 	name->name_generation = generation;
@@ -173,11 +174,15 @@ static bool slot_matches(const struct index_view *view, uint32_t slot, const str
 	return LOAD(entry->name_generation) == generation;
 }
 
+static const struct index_bucket *bucket_of(const struct index_view *view, uint64_t id_low)
+{
+	return &view->buckets[hash_range((uint32_t)id_low, view->head->bucket_count)];
+}
+
 bool probe_find(const struct index_view *view, const struct block_id *id,
 	const struct probe_name *parent, const struct id_input *in, struct probe_name *name)
 {
-	const struct index_bucket *bucket =
-		&view->buckets[hash_range((uint32_t)id->low, view->head->bucket_count)];
+	const struct index_bucket *bucket = bucket_of(view, id->low);
 	uint64_t word = atomic_load_explicit(&bucket->word, memory_order_acquire), again;
 
 	for (;;) {
@@ -208,66 +213,180 @@ static struct probe_name space_root(const struct index_view *view, uint32_t spac
 	return root;
 }
 
-bool probe_block(const struct index_view *view, const struct probe_chain *chain, uint32_t i,
-	const struct probe_name *parent, struct probe_name *name)
+/* ------------------------------------------------------------------------------------- walks */
+
+/*
+ * How many blocks ahead of a walk lines are asked for. What was put at once lies slot after slot
+ * and record after record: the next places are guessed. Where blocks were put one by one, beside
+ * those of other chains, guesses are wrong again and again; then the buckets tell the places, and
+ * so that nothing is waited for they are asked for even earlier.
+ */
+enum {
+	AHEAD_RECORDS = 8,
+	AHEAD_ENTRIES = 16,
+	AHEAD_BUCKETS = 32,    /* a power of two */
+	SCATTERED_BLOCKS = 64, /* how long the buckets are asked after a guess was wrong */
+};
+
+struct walk {
+	uint32_t end;			    /* no block from here on is looked for */
+	uint32_t jumped_at;		    /* the last block that was not where it was guessed */
+	uint32_t scattered_until;	    /* the buckets are asked before this block */
+	uint32_t buckets, entries, records; /* asked for so far, while scattered */
+	uint32_t slots[AHEAD_BUCKETS]; /* as the buckets say, of block i at i % AHEAD_BUCKETS */
+};
+
+static void prefetch_record(const struct index_view *view, uint32_t slot)
 {
-	struct id_input in = probe_input(chain, i);
-	struct probe_name root;
+	__builtin_prefetch(
+		view->heap + (uint64_t)LOAD(view->entries[slot].record) * INDEX_RECORD_GRANULE);
+}
+
+/* The walk is at block @i: asks for those after it where the buckets say they are. */
+static void ahead_by_buckets(const struct index_view *view, const struct probe_chain *chain,
+	struct walk *walk, uint32_t i)
+{
+	uint32_t slot_count = view->head->slot_count;
+
+	for (; walk->buckets < MIN_OF(i + AHEAD_BUCKETS, walk->end); walk->buckets++)
+		__builtin_prefetch(bucket_of(view, chain->ids[walk->buckets].low));
+	for (; walk->entries < MIN_OF(i + AHEAD_ENTRIES, walk->end); walk->entries++) {
+		uint32_t slot =
+			(uint32_t)LOAD(bucket_of(view, chain->ids[walk->entries].low)->word);
+
+		walk->slots[walk->entries % AHEAD_BUCKETS] = slot;
+		if (slot < slot_count)
+			__builtin_prefetch(&view->entries[slot]);
+	}
+	for (; walk->records < MIN_OF(i + AHEAD_RECORDS, walk->end); walk->records++) {
+		uint32_t slot = walk->slots[walk->records % AHEAD_BUCKETS];
+
+		if (slot < slot_count)
+			prefetch_record(view, slot);
+	}
+}
+
+/* Block @i is thought to be in @slot, and was guessed to be elsewhere. */
+static void walk_jump(const struct index_view *view, struct walk *walk, uint32_t i, uint32_t slot)
+{
+	uint32_t ahead = MIN_OF(walk->end - i, (uint32_t)AHEAD_ENTRIES);
+
+	if (i - walk->jumped_at < AHEAD_ENTRIES && i) {
+		if (i >= walk->scattered_until)
+			walk->buckets = walk->entries = walk->records = i + 1;
+		walk->scattered_until = i + SCATTERED_BLOCKS;
+	}
+	walk->jumped_at = i;
+	for (uint32_t k = 1; k < ahead && slot + k < view->head->slot_count; k++)
+		__builtin_prefetch(&view->entries[slot + k]);
+}
+
+/*
+ * Asks for what lies after block @i, which is thought to be in @slot; the one before it is in
+ * @before.
+ */
+static inline void walk_ahead(const struct index_view *view, const struct probe_chain *chain,
+	struct walk *walk, uint32_t i, uint32_t before, uint32_t slot)
+{
+	if (__builtin_expect(slot != before + 1, 0))
+		walk_jump(view, walk, i, slot);
+	if (__builtin_expect(i < walk->scattered_until, 0)) {
+		ahead_by_buckets(view, chain, walk, i);
+	} else if (slot + AHEAD_ENTRIES < view->head->slot_count) {
+		__builtin_prefetch(&view->entries[slot + AHEAD_ENTRIES]);
+		prefetch_record(view, slot + AHEAD_RECORDS);
+	}
+}
+
+/*
+ * Finds block @i below @parent (its name, or the space's root), first by the parent's child hint,
+ * else by its bucket. Id, parent and proof (tokens, key, extra keys) are compared: the answer is
+ * exact by induction.
+ */
+static inline bool walk_block(const struct index_view *view, const struct probe_chain *chain,
+	struct walk *walk, uint32_t i, const struct probe_name *parent, const struct id_input *in,
+	struct probe_name *name)
+{
 	uint32_t child;
 
-	if (!parent) {
-		root = space_root(view, chain->space);
-		if (!root.name_generation)
-			return false;
-		return probe_find(view, &chain->ids[i], &root, &in, name);
-	}
+	if (parent->slot >= view->head->slot_count) /* a root */
+		return probe_find(view, &chain->ids[i], parent, in, name);
 	child = LOAD(view->entries[parent->slot].child_slot);
 	if (child < view->head->slot_count) {
-		if (child == parent->slot + 1 && child + PREFETCH_SLOTS < view->head->slot_count) {
-			const struct index_entry *ahead = &view->entries[child + PREFETCH_SLOTS];
-
-			/* A chain put at once lies slot after slot and record after record. */
-			__builtin_prefetch(ahead);
-			__builtin_prefetch(
-				view->heap + (uint64_t)LOAD((ahead - PREFETCH_SLOTS / 2)->record) *
-						     INDEX_RECORD_GRANULE);
-		}
-		if (slot_matches(view, child, &chain->ids[i], parent, &in, name))
+		walk_ahead(view, chain, walk, i, parent->slot, child);
+		if (slot_matches(view, child, &chain->ids[i], parent, in, name))
 			return true;
 	}
-	return probe_find(view, &chain->ids[i], parent, &in, name);
+	return probe_find(view, &chain->ids[i], parent, in, name);
+}
+
+/* Blocks before @first need a name, those from there up to @end must be in DRAM. */
+struct walk_bounds {
+	uint32_t first, end;
+};
+
+/* Walks from block 0. Return: how many blocks stand; @missing is the state of the next one. */
+static inline __attribute__((always_inline)) uint32_t walk_run(const struct index_view *view,
+	const struct probe_chain *chain, struct walk_bounds bounds, struct probe_name *names,
+	uint32_t *missing, bool plain)
+{
+	/* A copy: stores to @names could otherwise be stores to the view, as far as it is known. */
+	const struct index_view here = *view;
+	struct walk walk = {.end = bounds.end};
+	const struct probe_name root = space_root(view, chain->space), *parent = &root;
+	uint32_t i;
+
+	*missing = ENTRY_FREE;
+	if (!root.name_generation)
+		return 0;
+	for (i = 0; i < bounds.end; i++) {
+		struct id_input in = {.token_count = chain->block_tokens};
+
+		if (plain)
+			in.tokens = chain->tokens + (size_t)i * chain->block_tokens;
+		else
+			in = probe_input(chain, i);
+		if (!walk_block(&here, chain, &walk, i, parent, &in, &names[i]))
+			break;
+		parent = &names[i];
+		if (i >= bounds.first && !parent->frame_generation) {
+			*missing = parent->state;
+			break;
+		}
+	}
+	return i;
+}
+
+static uint32_t walk_any(const struct index_view *view, const struct probe_chain *chain,
+	struct walk_bounds bounds, struct probe_name *names, uint32_t *missing)
+{
+	/* Twice in the program, so that blocks without extra keys are not asked for them. */
+	return chain->extras ? walk_run(view, chain, bounds, names, missing, false)
+			     : walk_run(view, chain, bounds, names, missing, true);
 }
 
 uint32_t probe_names(const struct index_view *view, const struct probe_chain *chain, uint32_t count,
 	struct probe_name *names)
 {
-	uint32_t i;
+	uint32_t end = MIN_OF(count, chain->block_count), missing;
 
-	count = MIN_OF(count, chain->block_count);
-	for (i = 0; i < count; i++)
-		if (!probe_block(view, chain, i, i ? &names[i - 1] : NULL, &names[i]))
-			break;
-	return i;
+	return walk_any(
+		view, chain, (struct walk_bounds){.first = end, .end = end}, names, &missing);
 }
 
 uint32_t probe_run(const struct index_view *view, const struct probe_chain *chain,
 	struct probe_want want, struct probe_name *names, uint32_t *missing)
 {
-	uint32_t end = MIN_OF((uint64_t)want.first + want.count, chain->block_count), i;
+	struct walk_bounds bounds = {.first = want.first,
+		.end = (uint32_t)MIN_OF((uint64_t)want.first + want.count, chain->block_count)};
+	uint32_t state, stand = walk_any(view, chain, bounds, names, &state);
 
 	if (missing)
-		*missing = ENTRY_FREE;
-	for (i = 0; i < end; i++) {
-		if (!probe_block(view, chain, i, i ? &names[i - 1] : NULL, &names[i]))
-			break;
-		if (i >= want.first && !names[i].frame_generation) {
-			if (missing)
-				*missing = names[i].state;
-			break;
-		}
-	}
-	return i > want.first ? i - want.first : 0;
+		*missing = state;
+	return stand > want.first ? stand - want.first : 0;
 }
+
+/* -------------------------------------------------------------------------------------- pins */
 
 uint32_t pin_run(const struct index_view *view, struct pin_cell *cell,
 	const struct probe_name *names, uint32_t count)

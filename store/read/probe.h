@@ -55,17 +55,10 @@ struct probe_name {
 };
 
 /*
- * Finds block @i of the chain below @parent (its name; NULL for i = 0): first by the parent's child
- * hint, else by the bucket. Id, parent and proof (tokens, key, extra keys) are compared; the answer
- * is exact by induction. Return: true and @name, or false: nothing of that name stands.
- * No lock, no system call, no allocation; may run against the keeper's changes.
- */
-bool probe_block(const struct index_view *view, const struct probe_chain *chain, uint32_t i,
-	const struct probe_name *parent, struct probe_name *name);
-
-/*
  * The block with this id below @parent (slot and name generation; SLOT_ROOT and the space's
- * generation for a first block) with this proof, by its bucket. As probe_block().
+ * generation for a first block) with this proof, by its bucket. Id, parent and
+ * proof are compared. Return: true and @name, or false: nothing of that name stands. No lock, no
+ * system call, no allocation; may run against the keeper's changes.
  */
 bool probe_find(const struct index_view *view, const struct block_id *id,
 	const struct probe_name *parent, const struct id_input *in, struct probe_name *name);
