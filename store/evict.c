@@ -20,8 +20,8 @@
 
 /* A list that is this much older than another gives up a slab to it, when it is asked for one. */
 enum {
-	AGE_RATIO_TO_STEAL = 2,
-	EVICTIONS_BETWEEN_STEALS = 64,
+	AGE_RATIO_TO_STEAL = 3,
+	EVICTIONS_BETWEEN_STEALS = 128,
 	ORDER_STEPS_MAX = 32,
 	STEAL_STEPS_MAX = 1 << 20, /* some milliseconds */
 };
@@ -337,14 +337,11 @@ struct goal {
 
 static uint64_t block_frames(struct realm *realm, uint32_t slot, unsigned class)
 {
-	struct index *index = &realm->index;
-	const struct space *space = &realm->spaces[LOAD(index->entries[slot].space)];
+	uint32_t parts = LOAD(realm->index.entries[slot].parts);
 	uint64_t frames = 0;
 
-	if (space->opaque)
-		return 1;
-	for (uint32_t i = 0; i < space->part_count; i++)
-		frames += space->classes[i] == class;
+	for (uint32_t i = 0; i < parts; i++)
+		frames += put_part_class(realm, slot, i) == class;
 	return frames;
 }
 
@@ -399,7 +396,7 @@ static unsigned batch_run(struct realm *realm, struct goal *goal)
 struct steal {
 	struct realm *realm;
 	unsigned class;
-	uint64_t coldest_ns;
+	uint64_t free_ns;    /* what was used before then is no loss */
 	uint64_t steps_left; /* down chains */
 	uint64_t cost;	     /* of the slab that is looked at */
 	uint32_t below;	     /* the child that @below_ns was found through */
@@ -439,7 +436,8 @@ static void slab_look_at(void *context, uint64_t offset, uint32_t owner)
 		return;
 	}
 	ns = use_ns(steal, owner);
-	younger_ms = (ns - MIN_OF(ns, steal->coldest_ns)) >> 20;
+	/* Of slabs that are no loss the emptiest goes: so the holes between slabs are closed. */
+	younger_ms = (ns - MIN_OF(ns, steal->free_ns)) >> 20;
 	children = realm->index.slots[owner].dram_children;
 	steal->cost += (1 + younger_ms) * MAX_OF(children, 1);
 }
@@ -501,13 +499,17 @@ static void slab_owner_note(void *context, uint64_t offset, uint32_t owner)
 static bool slab_steal(struct realm *realm, unsigned class)
 {
 	struct slab *slab = dram_slab(realm->dram);
-	struct lru_list *coldest = coldest_list(realm, UINT64_MAX);
+	struct lru_list *coldest = coldest_list(realm, realm->lru_of_class[class]);
 	struct steal steal = {.realm = realm, .class = class, .steps_left = STEAL_STEPS_MAX};
 	struct slab_window window;
 	int64_t index;
 
+	realm->next_steal =
+		realm->counters[REALM_COUNTER_blocks_evicted] + EVICTIONS_BETWEEN_STEALS;
+	if (!coldest)
+		coldest = coldest_list(realm, UINT64_MAX);
 	if (coldest)
-		steal.coldest_ns = realm->index.slots[coldest->cold].stamp_ns;
+		steal.free_ns = realm->index.slots[coldest->cold].stamp_ns;
 	chains_scan(realm);
 	if (slab_window(slab, class, slab_steal_cost, &steal, &window) < 0)
 		return false;
@@ -519,8 +521,6 @@ static bool slab_steal(struct realm *realm, unsigned class)
 			return false;
 	}
 	realm->counters[REALM_COUNTER_slabs_emptied]++;
-	realm->next_steal =
-		realm->counters[REALM_COUNTER_blocks_evicted] + EVICTIONS_BETWEEN_STEALS;
 	return true;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The index of a realm: slots, buckets, records. Only names are made and dropped here; who lives
- * and who leaves is decided in reserve.c, pending.c, evict.c and remove.c. Orders of access: store/read/layout.h.
+ * and who leaves is decided in reserve.c, pending.c, evict.c and remove.c. Orders of access:
+ * store/read/layout.h.
  */
 #include <errno.h>
 #include <fcntl.h>

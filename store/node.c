@@ -65,6 +65,10 @@ static void keeper_sleep(struct node *node, uint64_t next_tick_ns)
 
 	if (keeper->session_count)
 		until = MIN_OF(until, keeper->now_ns + TOUCH_DRAIN_NS);
+	/* The turn without sleep that came before may have taken the wake-up that means the end;
+	 * whoever takes it sees `stopping`, which was set before (loop_wake). */
+	if (atomic_load_explicit(&node->stopping, memory_order_relaxed))
+		return;
 	if (!sessions_asleep(keeper)) {
 		loop_run_once(node->loop, until);
 		keeper->counters[NODE_COUNTER_wakes]++;

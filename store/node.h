@@ -55,8 +55,8 @@ struct node_config {
 	char socket_path[NODE_PATH_MAX]; /* common socket; "" = none (embedded) */
 	mode_t socket_mode;		 /* 0 = 0660 */
 	uint64_t chunk_bytes;		 /* 0 = 1 GiB or less, so that a pool has at least 8 */
-	uint64_t memory_max;		 /* of all pools together with what dead daemons' clients
-					  * still hold in this memory cgroup; 0 = the cgroup's limit */
+	uint64_t memory_max;		 /* of all pools together with what clients of dead daemons
+					  * still hold in this cgroup; 0 = the cgroup's limit */
 	unsigned movers;		 /* 0 = 1 */
 	uint64_t spin_ns;		 /* how long the keeper polls after work; 0 = 50 us */
 	unsigned loop_backend;		 /* enum loop_backend of base/loop */
@@ -66,9 +66,11 @@ struct node_config {
 	unsigned realm_count;		 /* 1 to NODE_REALMS_MAX */
 	/*
 	 * Takes a command; called on the keeper's thread, must not block: hands it to another
-	 * thread, which answers with node_command_answer(), exactly once. NULL: refused.
+	 * thread, which answers with node_command_answer(), exactly once. Return: 0, or negative:
+	 * not taken, the node refuses it with that status. NULL: refused. A session has one under
+	 * way at most.
 	 */
-	void (*command)(void *arg, struct node_command *command);
+	int (*command)(void *arg, struct node_command *command);
 	void *command_arg;
 };
 
@@ -107,7 +109,7 @@ const char *node_command_text(const struct node_command *command, size_t *bytes)
 /* May this session see everything (daemon's uid or root)? Else only the realm @realm. */
 bool node_command_operator(const struct node_command *command, const char **realm);
 
-/* Answers and frees. @text is copied. Any thread. */
+/* Answers and frees. @text is copied. Any thread but the keeper's. */
 void node_command_answer(struct node_command *command, const char *text, size_t bytes);
 
 /* ------------------------------------------------------------------------------- insight */

@@ -186,18 +186,37 @@ static void request_stats(struct local_link *link, struct session *session)
 	local_answer(link, &answer, sizeof(answer), -1);
 }
 
+static void command_refuse(struct local_link *link, int status)
+{
+	char text[256];
+	int bytes = snprintf(text, sizeof(text), "{\"error\":\"%s\",\"code\":\"%s\"}",
+		status == -ENOTSUP ? "this node takes no commands" : status_text(status),
+		status_name(status));
+
+	if (local_answer_text(link, 0, text, (size_t)bytes) < 0)
+		local_link_cut(link);
+}
+
 static void request_command(struct node *node, struct local_link *link, struct session *session,
 	const struct wire_head *head, size_t bytes)
 {
-	static const char refusal[] = "{\"error\":\"this node takes no commands\"}";
 	size_t text_bytes = bytes - sizeof(*head);
-	struct node_command *command = NULL;
+	struct node_command *command;
+	int status = -ENOTSUP;
 
-	if (node->config.command)
-		command = memory_zalloc(sizeof(*command) + text_bytes + 1);
+	/* One request at a time: who does not wait for its answer could fill our memory. */
+	if (session->commanding) {
+		session->realm->counters[REALM_COUNTER_sessions_broken]++;
+		local_link_cut(link);
+		return;
+	}
+	if (!node->config.command) {
+		command_refuse(link, status);
+		return;
+	}
+	command = memory_zalloc(sizeof(*command) + text_bytes + 1);
 	if (!command) {
-		local_answer_text(link, node->config.command ? -ENOMEM : -ENOTSUP, refusal,
-			sizeof(refusal) - 1);
+		command_refuse(link, -ENOMEM);
 		return;
 	}
 	command->node = node;
@@ -206,7 +225,13 @@ static void request_command(struct node *node, struct local_link *link, struct s
 	memcpy(command->realm, session->realm->name, sizeof(command->realm));
 	command->bytes = text_bytes;
 	memcpy(command->text, (const char *)head + sizeof(*head), text_bytes);
-	node->config.command(node->config.command_arg, command);
+	session->commanding = true;
+	status = node->config.command(node->config.command_arg, command);
+	if (status < 0) {
+		session->commanding = false;
+		memory_free(command);
+		command_refuse(link, status);
+	}
 }
 
 static void link_request(void *arg, struct local_link *link, const void *message, size_t bytes)
@@ -308,7 +333,10 @@ static void command_answer_run(void *argument)
 	struct command_answer *answer = argument;
 	struct node_command *command = answer->command;
 	struct local_link *link = local_link_find(command->node->server, command->link_id);
+	struct session *session = link ? local_link_session(link) : NULL;
 
+	if (session)
+		session->commanding = false;
 	if (link && local_answer_text(link, 0, answer->text, answer->bytes) < 0)
 		local_link_cut(link);
 }

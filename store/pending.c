@@ -90,11 +90,18 @@ void reservation_drop(struct realm *realm, struct reservation *r)
 	reservation_free(realm, r);
 }
 
+/* Nobody writes the part of a pending block any more; pairs with part_reserve(). */
+static void part_unclaim(struct realm *realm, const struct reservation *r)
+{
+	STORE(index_part(&realm->index, r->slot, r->part)->write, 0);
+}
+
 /* The frame belongs to no block any more; it waits for its writer (or for the mover that reads it).
  */
 static void reservation_part_from_block(
 	struct realm *realm, struct reservation *r, uint8_t state, int verdict)
 {
+	part_unclaim(realm, r);
 	slab_owner_set(dram_slab(realm->dram), r->frame, NONE32);
 	list_remove(&r->of_pending);
 	r->verdict = verdict;
@@ -222,24 +229,32 @@ static void pending_settle(struct realm *realm, uint32_t slot)
 
 /* -------------------------------------------------------------------------------- publish */
 
-void put_frames_free(struct realm *realm, uint32_t slot)
+unsigned put_part_class(struct realm *realm, uint32_t slot, uint32_t part)
 {
 	struct index *index = &realm->index;
 	const struct space *space = &realm->spaces[LOAD(index->entries[slot].space)];
+	int class = space->classes[part];
+
+	if (space->opaque)
+		class = dram_class(realm->dram, LOAD(index_part(index, slot, part)->bytes));
+	SKEP_CHECK(class >= 0);
+	return (unsigned)class;
+}
+
+void put_frames_free(struct realm *realm, uint32_t slot)
+{
+	struct index *index = &realm->index;
 	uint32_t parts = LOAD(index->entries[slot].parts);
 	struct slot *own = &index->slots[slot];
 
 	for (uint32_t i = 0; i < parts; i++) {
 		struct index_part *part;
-		int class;
 
 		if (!(own->committed & 1ull << i))
 			continue;
 		part = index_part(index, slot, i);
-		class = space->opaque ? dram_class(realm->dram, LOAD(part->bytes))
-				      : space->classes[i];
-		SKEP_CHECK(class >= 0 && LOAD(part->frame) != FRAME_NONE);
-		dram_frame_put(realm->dram, (unsigned)class,
+		SKEP_CHECK(LOAD(part->frame) != FRAME_NONE);
+		dram_frame_put(realm->dram, put_part_class(realm, slot, i),
 			(uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES);
 		STORE(part->frame, FRAME_NONE);
 		STORE(part->write, 0);
@@ -326,6 +341,8 @@ void reservation_abort(struct realm *realm, struct reservation *r)
 	uint32_t slot = r->slot;
 	bool live = r->state == RESERVATION_LIVE;
 
+	if (live)
+		part_unclaim(realm, r);
 	reservation_drop(realm, r);
 	realm->counters[REALM_COUNTER_parts_aborted]++;
 	if (live)

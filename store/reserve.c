@@ -69,11 +69,14 @@ static void part_reserve(
 	r->bytes = job->length;
 	job->session->reserved_bytes += r->bytes;
 	slab_owner_set(dram_slab(realm->dram), frame, slot);
+	realm->lru_of_class[job->class] |= 1ull << realm->index.slots[slot].lru;
 	list_append(&pending->reservations, &r->of_pending);
 	pending->last_ns = realm->keeper->now_ns;
 	pending->give_up_ns = CLOCK_NEVER;
 	list_remove(&pending->by_age);
 	realm->counters[REALM_COUNTER_parts_reserved]++;
+	/* Readers see that somebody writes this part (skep_missing). */
+	STORE(index_part(&realm->index, slot, job->part)->write, r->write);
 	block->status = 0;
 	block->write = r->write;
 	block->frame = frame;
@@ -144,8 +147,9 @@ static int64_t block_make(struct reserving *job, uint32_t rest, struct reserve_b
 	}
 	pending_make(realm, (uint32_t)slot);
 	realm->index.slots[slot].flags = SLOT_IN_DRAM;
-	/* Opaque blocks of any length share the list of their space's longest part. */
-	realm->index.slots[slot].lru = job->space->classes[0];
+	/* An opaque block's length is its own: it stands among those it can make room for. */
+	realm->index.slots[slot].lru =
+		(uint8_t)(job->space->opaque ? job->class : job->space->classes[0]);
 	if (parent < realm->index.head->slot_count)
 		realm->index.slots[parent].dram_children++;
 	part_reserve(job, (uint32_t)slot, (uint64_t)frame, block);
@@ -257,7 +261,6 @@ static int reserving_open(struct reserving *job)
 	if (class < 0)
 		return -ENOSPC;
 	job->class = (unsigned)class;
-	realm->lru_of_class[class] |= 1ull << job->space->classes[0];
 	job->name.space = job->space_index;
 	job->name.parts = job->space->part_count;
 	job->name.range_sums = job->space->ranges;

@@ -239,6 +239,7 @@ struct session {
 	pid_t pid;
 	uid_t uid;
 	bool readonly, operator_role, said_bye;
+	bool commanding; /* a command is under way */
 	bool stopped; /* socket closed or broken: no message is taken; pins still count */
 	bool blocked;
 	struct submission blocked_on;
@@ -388,6 +389,8 @@ uint64_t put_tick(struct realm *realm);
 void put_summed(struct realm *realm, struct sum_job *job);
 /* Hands waiting sums to movers, as many as they take. */
 void put_sums_start(struct keeper *keeper);
+/* The class of a committed part's frame. */
+unsigned put_part_class(struct realm *realm, uint32_t slot, uint32_t part);
 /* Frees the frames of all committed parts. */
 void put_frames_free(struct realm *realm, uint32_t slot);
 /* Ends a pending block's record: reservations become orphans with @verdict, waiters get it. */

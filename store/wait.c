@@ -75,6 +75,8 @@ int wait_cancel(struct session *session, const struct submission *message)
 
 		if (wait->tag == message->tag && wait->queue == message->queue)
 			wait_finish(session->realm, wait, -ECANCELED);
+		if (session->stopped)
+			break; /* the answer found no room: the session and all its waits ended */
 	}
 	return 0;
 }

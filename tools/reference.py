@@ -18,7 +18,8 @@ def body_lines(comment):
 
 def code(text):
     """Names in running text as code: calls, constants, members."""
-    text = re.sub(r"(?<![\w`])(skep_\w+\(\)|struct skep_\w+|enum skep_\w+|SKEP_\w+|-E[A-Z0-9]+)", r"`\1`", text)
+    names = r"skep_\w+\(\)|struct skep_\w+|enum skep_\w+|SKEP_\w+|-E[A-Z0-9]+"
+    text = re.sub(rf"(?<![\w`])({names})", r"`\1`", text)
     return re.sub(r"@(\w+)", r"`\1`", text)
 
 

@@ -12,8 +12,9 @@
 #include "engine/client/client_priv.h"
 #include "engine/client/embedded.h"
 
-/* Chunks start on a boundary on which large pages can lie. */
-#define POOL_ALIGN_BYTES (2ull << 20)
+/* Index and pool start on a boundary on which large pages can lie. */
+#define MAP_ALIGN_BYTES	    (2ull << 20)
+#define MAP_ALIGN_BYTES_MAX (1ull << 30)
 /* Page tables are set up in steps that take about a millisecond. */
 #define PREPARE_STEP_BYTES (16ull << 20)
 
@@ -28,35 +29,8 @@ static bool file_has(int fd, uint64_t bytes)
 	return fstat(fd, &file) == 0 && file.st_size >= 0 && (uint64_t)file.st_size >= bytes;
 }
 
-static int index_map(struct attachment *a, const struct local_welcome *welcome)
-{
-	uint64_t bytes = welcome->answer.index_bytes;
-	const struct index_head *head;
-	void *base;
-	int status;
-
-	if (!file_has(welcome->index_fd, bytes))
-		return -EPROTO;
-	if (memory_should_fail())
-		return -ENOMEM;
-	base = mmap(NULL, bytes, PROT_READ, MAP_SHARED, welcome->index_fd, 0);
-	if (base == MAP_FAILED)
-		return -errno;
-	madvise(base, bytes, MADV_DONTFORK);
-	a->index_map.base = base;
-	a->index_map.bytes = bytes;
-	status = index_view_open(&a->index, base, bytes);
-	if (status < 0)
-		return status == -EINVAL ? -EPROTO : status;
-	head = a->index.head;
-	if (head->incarnation != welcome->answer.incarnation ||
-		head->pool_bytes != welcome->answer.pool_bytes)
-		return -EPROTO;
-	return 0;
-}
-
-/* An address range for the whole pool, nothing in it yet, on a boundary that suits its pages. */
-static int pool_reserve(struct attachment *a, uint64_t bytes, uint64_t align)
+/* An address range with nothing in it yet, on a boundary that suits its pages. */
+static int range_reserve(struct mapping *mapping, uint64_t bytes, uint64_t align)
 {
 	uint8_t *base, *start;
 
@@ -70,42 +44,67 @@ static int pool_reserve(struct attachment *a, uint64_t bytes, uint64_t align)
 	if (start > base)
 		munmap(base, (size_t)(start - base));
 	munmap(start + bytes, (size_t)(base + align - start));
-	a->pool_map.base = start;
-	a->pool_map.bytes = bytes;
+	mapping->base = start;
+	mapping->bytes = bytes;
+	return 0;
+}
+
+/* Maps the beginning of a memory file into a reserved range. The file must be as long: beyond its
+ * end a touch would be a SIGBUS. */
+static int file_map(uint8_t *place, int fd, uint64_t bytes, int protection)
+{
+	if (!file_has(fd, bytes))
+		return -EPROTO;
+	if (memory_should_fail())
+		return -ENOMEM;
+	if (mmap(place, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return -errno;
+	return madvise(place, bytes, MADV_DONTFORK) < 0 ? -errno : 0;
+}
+
+static int index_map(struct attachment *a, const struct local_welcome *welcome)
+{
+	uint64_t bytes = align_up(welcome->answer.index_bytes, 4096);
+	const struct index_head *head;
+	int status = range_reserve(&a->index_map, bytes, MAP_ALIGN_BYTES);
+
+	if (!status)
+		status = file_map(a->index_map.base, welcome->index_fd, welcome->answer.index_bytes,
+			PROT_READ);
+	if (!status)
+		status = index_view_open(&a->index, a->index_map.base, welcome->answer.index_bytes);
+	if (status < 0)
+		return status == -EINVAL ? -EPROTO : status;
+	head = a->index.head;
+	if (head->incarnation != welcome->answer.incarnation ||
+		head->pool_bytes != welcome->answer.pool_bytes)
+		return -EPROTO;
 	return 0;
 }
 
 static int pool_map(struct attachment *a, const struct local_welcome *welcome, bool readonly)
 {
 	const struct wire_hello_answer *answer = &welcome->answer;
-	uint64_t align = POOL_ALIGN_BYTES;
+	uint64_t align = MAP_ALIGN_BYTES;
 	struct stat file;
 	int status;
 
 	/* Files of huge pages tell their page as their block size. */
 	if (fstat(welcome->chunk_fds[0], &file) == 0 && file.st_blksize > (blksize_t)align &&
+		file.st_blksize <= (blksize_t)MAP_ALIGN_BYTES_MAX &&
 		(file.st_blksize & (file.st_blksize - 1)) == 0)
 		align = (uint64_t)file.st_blksize;
-	status = pool_reserve(a, answer->chunk_count * answer->chunk_bytes, align);
-	if (status < 0)
-		return status;
-	for (uint32_t i = 0; i < answer->chunk_count; i++) {
+	status = range_reserve(&a->pool_map, answer->chunk_count * answer->chunk_bytes, align);
+	for (uint32_t i = 0; !status && i < answer->chunk_count; i++) {
 		uint64_t at = i * answer->chunk_bytes;
-		uint64_t bytes = MIN_OF(answer->chunk_bytes, answer->pool_bytes - at);
-		uint8_t *place = (uint8_t *)a->pool_map.base + at;
 
-		if (!file_has(welcome->chunk_fds[i], bytes))
-			return -EPROTO;
-		if (memory_should_fail())
-			return -ENOMEM;
-		if (mmap(place, bytes, readonly ? PROT_READ : PROT_READ | PROT_WRITE,
-			    MAP_SHARED | MAP_FIXED, welcome->chunk_fds[i], 0) == MAP_FAILED)
-			return -errno;
-		madvise(place, bytes, MADV_DONTFORK);
+		status = file_map((uint8_t *)a->pool_map.base + at, welcome->chunk_fds[i],
+			MIN_OF(answer->chunk_bytes, answer->pool_bytes - at),
+			readonly ? PROT_READ : PROT_READ | PROT_WRITE);
 	}
 	a->pool = a->pool_map.base;
 	a->pool_bytes = answer->pool_bytes;
-	return 0;
+	return status;
 }
 
 static void mapping_drop(struct mapping *mapping)

@@ -159,11 +159,21 @@ static struct skep_match *request_at(struct skep_match *requests, unsigned i)
 	return (struct skep_match *)(void *)((uint8_t *)requests + i * requests->struct_bytes);
 }
 
-/* All of them are looked at before one is answered; their first lines are fetched meanwhile. */
-static int requests_check(struct skep *session, struct skep_match *requests, unsigned count)
+/* Asks for the first lines that a match will touch, so that their waits overlap. */
+static void request_fetch(const struct skep *session, const struct skep_chain *chain)
 {
 	const struct index_view *view = &session->current->index;
-	bool fetch = count > 1 && !session_away(session);
+
+	__builtin_prefetch(chain->tokens);
+	__builtin_prefetch(chain->names, 1);
+	__builtin_prefetch(
+		&view->buckets[hash_range((uint32_t)chain->ids[0].low, view->head->bucket_count)]);
+}
+
+/* All of them are looked at before one is answered. */
+static int requests_check(struct skep *session, struct skep_match *requests, unsigned count)
+{
+	bool away = session_away(session);
 
 	for (unsigned i = 0; i < count; i++) {
 		const struct skep_match *request = request_at(requests, i);
@@ -171,9 +181,8 @@ static int requests_check(struct skep *session, struct skep_match *requests, uns
 		if (request->struct_bytes != requests->struct_bytes ||
 			!request_sound(session, request))
 			return -EINVAL;
-		if (fetch && request->chain->probe.block_count)
-			__builtin_prefetch(&view->buckets[hash_range(
-				(uint32_t)request->chain->ids[0].low, view->head->bucket_count)]);
+		if (!away && request->chain->probe.block_count)
+			request_fetch(session, request->chain);
 	}
 	return 0;
 }

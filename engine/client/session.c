@@ -214,9 +214,11 @@ static struct skep *session_create(void)
 /* Frees everything. Nobody else knows of the session any more. */
 void session_free(struct skep *session)
 {
-	for (unsigned i = 0; i < QUEUES_MAX; i++)
+	for (unsigned i = 0; i < QUEUES_MAX; i++) {
 		if (session->queues[i])
 			queue_free(session->queues[i]);
+		session->queues[i] = NULL;
+	}
 	for (unsigned i = 0; i < SPACES_MAX; i++)
 		if (session->spaces[i])
 			space_free(session->spaces[i]);

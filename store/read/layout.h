@@ -72,7 +72,7 @@ struct index_entry {
 struct index_part {
 	_Atomic uint32_t frame; /* pool offset / FRAME_GRANULE_BYTES, or FRAME_NONE */
 	_Atomic uint32_t bytes;
-	_Atomic uint64_t write; /* number of the write generation */
+	_Atomic uint64_t write; /* number of the write generation; 0 while nobody writes it */
 	_Atomic uint64_t root_low, root_high;
 };
 

@@ -82,6 +82,14 @@ uint32_t record_bytes(const struct record_shape *shape)
 	return record_sums_at(shape) + shape->range_sums * 8;
 }
 
+static inline uint64_t word_of(const uint8_t *bytes)
+{
+	uint64_t word;
+
+	memcpy(&word, bytes, sizeof(word));
+	return word;
+}
+
 /*
  * Compares @length bytes of shared memory (8-aligned, padded to 8) with the caller's. Relaxed
  * atomic words: the keeper may be writing a new record there, which the name generation then tells.
@@ -89,21 +97,21 @@ uint32_t record_bytes(const struct record_shape *shape)
 static inline bool shared_equal(const uint8_t *shared, const void *mine, uint32_t length)
 {
 	const _Atomic uint64_t *words = (const void *)shared;
-	const uint8_t *bytes = mine;
-	uint64_t differs = 0, word[4];
-	uint32_t i = 0;
+	const uint8_t *bytes = mine, *end = bytes + length;
+	uint64_t differs = 0, word = 0;
 
-	/* Four at a time: most blocks are a few of them. */
-	for (; i + sizeof(word) <= length; i += sizeof(word), words += 4) {
-		memcpy(word, bytes + i, sizeof(word));
-		differs |= (word[0] ^ LOAD(words[0])) | (word[1] ^ LOAD(words[1])) |
-			   (word[2] ^ LOAD(words[2])) | (word[3] ^ LOAD(words[3]));
-	}
-	for (; i < length; i += 8, words++) {
+	/* Four at a time: the tokens of most blocks are a few of them. */
+	for (; end - bytes >= 32; bytes += 32, words += 4)
+		differs |= (word_of(bytes) ^ LOAD(words[0])) |
+			   (word_of(bytes + 8) ^ LOAD(words[1])) |
+			   (word_of(bytes + 16) ^ LOAD(words[2])) |
+			   (word_of(bytes + 24) ^ LOAD(words[3]));
+	for (; end - bytes >= 8; bytes += 8, words++)
+		differs |= word_of(bytes) ^ LOAD(words[0]);
+	if (bytes < end) {
+		memcpy(&word, bytes, (size_t)(end - bytes));
 		/* The keeper writes the padding as zeros. */
-		word[0] = 0;
-		memcpy(word, bytes + i, MIN_OF(length - i, 8u));
-		differs |= word[0] ^ LOAD(words[0]);
+		differs |= word ^ LOAD(words[0]);
 	}
 	return !differs;
 }
@@ -122,13 +130,20 @@ static bool shared_blob_equal(const uint8_t *shared, const struct id_input *in)
 	return shared_equal(shared, mine, in->key_bytes + in->extra_bytes);
 }
 
+/* What proves a block: its tokens and, where it has any, its key and extra keys. */
+struct proof {
+	const uint32_t *tokens;
+	uint32_t token_count;
+	const struct id_input *more; /* NULL: tokens alone */
+};
+
 static inline bool record_equal(
-	const struct index_view *view, const struct index_entry *entry, const struct id_input *in)
+	const struct index_view *view, const struct index_entry *entry, struct proof proof)
 {
 	struct record_shape shape = {.parts = LOAD(entry->parts),
-		.token_count = in->token_count,
-		.key_bytes = in->key_bytes,
-		.extra_bytes = in->extra_bytes};
+		.token_count = proof.token_count,
+		.key_bytes = proof.more ? proof.more->key_bytes : 0,
+		.extra_bytes = proof.more ? proof.more->extra_bytes : 0};
 	uint64_t at = (uint64_t)LOAD(entry->record) * INDEX_RECORD_GRANULE;
 	const struct record_head *head;
 	const uint8_t *tokens;
@@ -139,19 +154,18 @@ static inline bool record_equal(
 		return false;
 	head = (const void *)(view->heap + at + record_head_at(&shape));
 	tokens = (const uint8_t *)(head + 1);
-	if (LOAD(head->word) != ((uint64_t)in->token_count | (uint64_t)in->key_bytes << 32 |
-					(uint64_t)in->extra_bytes << 48))
+	if (LOAD(head->word) != ((uint64_t)shape.token_count | (uint64_t)shape.key_bytes << 32 |
+					(uint64_t)shape.extra_bytes << 48))
 		return false;
-	if (!shared_equal(tokens, in->tokens, in->token_count * 4))
+	if (!shared_equal(tokens, proof.tokens, shape.token_count * 4))
 		return false;
-	if (in->key_bytes + in->extra_bytes == 0)
-		return true;
-	return shared_blob_equal(tokens + align_up((uint64_t)in->token_count * 4, 8), in);
+	return !proof.more ||
+	       shared_blob_equal(tokens + align_up((uint64_t)shape.token_count * 4, 8), proof.more);
 }
 
 /* Is the block in @slot the one that is looked for? Fills @name if so. */
 static inline bool slot_matches(const struct index_view *view, uint32_t slot,
-	const struct block_id *id, const struct probe_name *parent, const struct id_input *in,
+	const struct block_id *id, const struct probe_name *parent, struct proof proof,
 	struct probe_name *name)
 {
 	const struct index_entry *entry = &view->entries[slot];
@@ -160,7 +174,7 @@ static inline bool slot_matches(const struct index_view *view, uint32_t slot,
 			   (LOAD(entry->parent_slot) ^ parent->slot) |
 			   (LOAD(entry->parent_generation) ^ parent->name_generation);
 
-	if (!generation || differs || !record_equal(view, entry, in))
+	if (!generation || differs || !record_equal(view, entry, proof))
 		return false;
 	name->slot = slot;
 	name->name_generation = generation;
@@ -183,6 +197,7 @@ bool probe_find(const struct index_view *view, const struct block_id *id,
 	const struct probe_name *parent, const struct id_input *in, struct probe_name *name)
 {
 	const struct index_bucket *bucket = bucket_of(view, id->low);
+	struct proof proof = {in->tokens, in->token_count, in};
 	uint64_t word = atomic_load_explicit(&bucket->word, memory_order_acquire), again;
 
 	for (;;) {
@@ -190,7 +205,7 @@ bool probe_find(const struct index_view *view, const struct block_id *id,
 		unsigned steps = 0;
 
 		while (slot < view->head->slot_count && steps++ < BUCKET_STEPS_MAX) {
-			if (slot_matches(view, slot, id, parent, in, name))
+			if (slot_matches(view, slot, id, parent, proof, name))
 				return true;
 			slot = LOAD(view->entries[slot].next_slot);
 		}
@@ -236,15 +251,19 @@ struct walk {
 	uint32_t slots[AHEAD_BUCKETS]; /* as the buckets say, of block i at i % AHEAD_BUCKETS */
 };
 
+/* A record's head and first tokens; of short ones it is all that is looked at. */
 static void prefetch_record(const struct index_view *view, uint32_t slot)
 {
-	__builtin_prefetch(
-		view->heap + (uint64_t)LOAD(view->entries[slot].record) * INDEX_RECORD_GRANULE);
+	const uint8_t *record =
+		view->heap + (uint64_t)LOAD(view->entries[slot].record) * INDEX_RECORD_GRANULE;
+
+	__builtin_prefetch(record);
+	__builtin_prefetch(record + 64);
 }
 
 /* The walk is at block @i: asks for those after it where the buckets say they are. */
-static void ahead_by_buckets(const struct index_view *view, const struct probe_chain *chain,
-	struct walk *walk, uint32_t i)
+static __attribute__((noinline)) void ahead_by_buckets(const struct index_view *view,
+	const struct probe_chain *chain, struct walk *walk, uint32_t i)
 {
 	uint32_t slot_count = view->head->slot_count;
 
@@ -266,19 +285,38 @@ static void ahead_by_buckets(const struct index_view *view, const struct probe_c
 	}
 }
 
-/* Block @i is thought to be in @slot, and was guessed to be elsewhere. */
-static void walk_jump(const struct index_view *view, struct walk *walk, uint32_t i, uint32_t slot)
+static void prefetch_entries(const struct index_view *view, uint32_t slot, uint32_t count)
 {
-	uint32_t ahead = MIN_OF(walk->end - i, (uint32_t)AHEAD_ENTRIES);
+	for (uint32_t k = 0; k < count && slot + k < view->head->slot_count; k++)
+		__builtin_prefetch(&view->entries[slot + k]);
+}
 
-	if (i - walk->jumped_at < AHEAD_ENTRIES && i) {
+/*
+ * Some blocks further on the run ends where the walk is heading: asks for its continuation at
+ * @slot, so that its entries are there when the walk is.
+ */
+static __attribute__((noinline)) void run_ends(const struct index_view *view, uint32_t slot)
+{
+	if (slot < view->head->slot_count)
+		prefetch_entries(view, slot, AHEAD_RECORDS + 1);
+}
+
+/* Block @i is thought to be in @slot, and was guessed to be elsewhere. */
+static __attribute__((noinline)) void walk_jump(
+	const struct index_view *view, struct walk *walk, uint32_t i, uint32_t slot)
+{
+	uint32_t since = i - walk->jumped_at;
+
+	walk->jumped_at = i;
+	if (since < AHEAD_ENTRIES) {
 		if (i >= walk->scattered_until)
 			walk->buckets = walk->entries = walk->records = i + 1;
 		walk->scattered_until = i + SCATTERED_BLOCKS;
+		return;
 	}
-	walk->jumped_at = i;
-	for (uint32_t k = 1; k < ahead && slot + k < view->head->slot_count; k++)
-		__builtin_prefetch(&view->entries[slot + k]);
+	prefetch_entries(view, slot, AHEAD_ENTRIES);
+	for (uint32_t k = 0; k < AHEAD_RECORDS && slot + k < view->head->slot_count; k++)
+		prefetch_record(view, slot + k);
 }
 
 /*
@@ -293,9 +331,24 @@ static inline void walk_ahead(const struct index_view *view, const struct probe_
 	if (__builtin_expect(i < walk->scattered_until, 0)) {
 		ahead_by_buckets(view, chain, walk, i);
 	} else if (slot + AHEAD_ENTRIES < view->head->slot_count) {
+		uint32_t far = slot + AHEAD_RECORDS;
+		uint32_t next = LOAD(view->entries[far].child_slot);
+
 		__builtin_prefetch(&view->entries[slot + AHEAD_ENTRIES]);
-		prefetch_record(view, slot + AHEAD_RECORDS);
+		prefetch_record(view, far);
+		if (__builtin_expect(next != far + 1, 0))
+			run_ends(view, next);
 	}
+}
+
+/* Seldom, and out of line for the sake of what is not seldom. */
+static __attribute__((noinline)) bool walk_bucket(const struct index_view *view,
+	const struct probe_chain *chain, uint32_t i, const struct probe_name *parent,
+	struct probe_name *name)
+{
+	struct id_input in = probe_input(chain, i);
+
+	return probe_find(view, &chain->ids[i], parent, &in, name);
 }
 
 /*
@@ -304,20 +357,20 @@ static inline void walk_ahead(const struct index_view *view, const struct probe_
  * exact by induction.
  */
 static inline bool walk_block(const struct index_view *view, const struct probe_chain *chain,
-	struct walk *walk, uint32_t i, const struct probe_name *parent, const struct id_input *in,
+	struct walk *walk, uint32_t i, const struct probe_name *parent, struct proof proof,
 	struct probe_name *name)
 {
 	uint32_t child;
 
 	if (parent->slot >= view->head->slot_count) /* a root */
-		return probe_find(view, &chain->ids[i], parent, in, name);
+		return walk_bucket(view, chain, i, parent, name);
 	child = LOAD(view->entries[parent->slot].child_slot);
 	if (child < view->head->slot_count) {
 		walk_ahead(view, chain, walk, i, parent->slot, child);
-		if (slot_matches(view, child, &chain->ids[i], parent, in, name))
+		if (slot_matches(view, child, &chain->ids[i], parent, proof, name))
 			return true;
 	}
-	return probe_find(view, &chain->ids[i], parent, in, name);
+	return walk_bucket(view, chain, i, parent, name);
 }
 
 /* Blocks before @first need a name, those from there up to @end must be in DRAM. */
@@ -340,13 +393,16 @@ static inline __attribute__((always_inline)) uint32_t walk_run(const struct inde
 	if (!root.name_generation)
 		return 0;
 	for (i = 0; i < bounds.end; i++) {
-		struct id_input in = {.token_count = chain->block_tokens};
+		struct id_input in;
+		struct proof proof = {.token_count = chain->block_tokens};
 
-		if (plain)
-			in.tokens = chain->tokens + (size_t)i * chain->block_tokens;
-		else
+		if (plain) {
+			proof.tokens = chain->tokens + (size_t)i * chain->block_tokens;
+		} else {
 			in = probe_input(chain, i);
-		if (!walk_block(&here, chain, &walk, i, parent, &in, &names[i]))
+			proof = (struct proof){in.tokens, in.token_count, &in};
+		}
+		if (!walk_block(&here, chain, &walk, i, parent, proof, &names[i]))
 			break;
 		parent = &names[i];
 		if (i >= bounds.first && !parent->frame_generation) {

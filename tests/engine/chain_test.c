@@ -39,8 +39,9 @@ static void incremental_is_one_shot(uint64_t seed)
 
 	REQUIRE_EQ(skep_chain_append(whole, tokens, TOKENS), BLOCKS);
 	while (at < TOKENS) {
-		size_t step = MIN_OF((size_t)unit_random(&state, 40), TOKENS - at);
+		size_t step = unit_random(&state, 40);
 
+		step = MIN_OF(step, TOKENS - at);
 		at += step;
 		REQUIRE_EQ(skep_chain_append(pieces, tokens + at - step, step),
 			at / UNIT_BLOCK_TOKENS);

@@ -287,7 +287,7 @@ static void client_end(struct fake_client *client)
 
 static void client_request(struct fake *fake, struct fake_client *client)
 {
-	static _Alignas(16) uint8_t message[WIRE_MESSAGE_MAX];
+	_Alignas(16) uint8_t message[WIRE_MESSAGE_MAX];
 	const struct wire_head *head = (const void *)message;
 	ssize_t got = recv(client->fd, message, sizeof(message), MSG_DONTWAIT);
 	struct reply reply;
@@ -351,6 +351,24 @@ static int32_t commit_answer(struct fake_client *client, const struct submission
 	return (int32_t)submission->count;
 }
 
+static void last_set(
+	struct fake *fake, struct submission *which, const struct submission *submission)
+{
+	pthread_mutex_lock(&fake->lock);
+	*which = *submission;
+	pthread_mutex_unlock(&fake->lock);
+}
+
+struct submission fake_last(struct fake *fake, const struct submission *which)
+{
+	struct submission copy;
+
+	pthread_mutex_lock(&fake->lock);
+	copy = *which;
+	pthread_mutex_unlock(&fake->lock);
+	return copy;
+}
+
 static void submission_take(
 	struct fake *fake, struct fake_client *client, const struct submission *submission)
 {
@@ -358,11 +376,11 @@ static void submission_take(
 
 	switch (submission->op) {
 	case SUBMIT_TOUCH:
-		fake->last_touch = *submission;
+		last_set(fake, &fake->last_touch, submission);
 		fake->touches++;
 		return;
 	case SUBMIT_ABORT:
-		fake->last_abort = *submission;
+		last_set(fake, &fake->last_abort, submission);
 		fake->aborts++;
 		return;
 	case SUBMIT_QUARANTINE:
@@ -451,6 +469,7 @@ void fake_start(struct fake *fake)
 	REQUIRE_EQ(bind(fake->listen_fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	REQUIRE_EQ(listen(fake->listen_fd, 16), 0);
 	fake->stop = false;
+	pthread_mutex_init(&fake->lock, NULL);
 	REQUIRE_EQ(pthread_create(&fake->thread, NULL, fake_main, fake), 0);
 }
 

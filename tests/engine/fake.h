@@ -92,8 +92,11 @@ struct fake {
 	_Atomic bool waits_end; /* SUBMIT_WAIT is answered at once */
 	/* What came. */
 	_Atomic unsigned hellos, touches, reserves, commits, aborts, quarantines, hints, spaces;
-	struct submission last_touch, last_abort; /* of the thread; read when it is quiet */
+	pthread_mutex_t lock; /* of the two below: the ring lies in two mappings */
+	struct submission last_touch, last_abort;
 };
+
+struct submission fake_last(struct fake *fake, const struct submission *which);
 
 /* Starts on a fresh path, or on the path it had before with a new incarnation and empty files. */
 void fake_start(struct fake *fake);

@@ -48,14 +48,14 @@ static void reason_is(const struct skep_match *match, const char *word)
 }
 
 /* The record that the keeper gets of the next match. */
-static const struct submission *touch_of(uint32_t first, uint32_t count)
+static struct submission touch_of(uint32_t first, uint32_t count)
 {
 	unsigned before = fake.touches;
 	struct skep_match match = matched(first, count, SKEP_MATCH_PIN);
 
 	skep_release(session, &match.pin);
 	fake_await(&fake.touches, before + 1);
-	return &fake.last_touch;
+	return fake_last(&fake, &fake.last_touch);
 }
 
 static void run_ends_where_a_block_is_missing(void)
@@ -156,25 +156,25 @@ static void pin_names_the_deepest_block(void)
 
 static void match_is_told_to_the_keeper_once(void)
 {
-	const struct submission *touch = touch_of(0, 0);
+	struct submission touch = touch_of(0, 0);
 
-	REQUIRE_EQ(touch->slot, PRESENT - 1);
-	REQUIRE_EQ(touch->generation, 2000 + PRESENT - 1);
-	REQUIRE_EQ(touch->u.touch.asked, BLOCKS);
-	REQUIRE_EQ(touch->u.touch.matched, PRESENT);
-	REQUIRE_EQ(touch->u.touch.reason, SKEP_REASON_PENDING);
-	REQUIRE(touch->u.touch.missing_low == chain->ids[PRESENT].low);
+	REQUIRE_EQ(touch.slot, PRESENT - 1);
+	REQUIRE_EQ(touch.generation, 2000 + PRESENT - 1);
+	REQUIRE_EQ(touch.u.touch.asked, BLOCKS);
+	REQUIRE_EQ(touch.u.touch.matched, PRESENT);
+	REQUIRE_EQ(touch.u.touch.reason, SKEP_REASON_PENDING);
+	REQUIRE(touch.u.touch.missing_low == chain->ids[PRESENT].low);
 	touch = touch_of(1, 2);
-	REQUIRE_EQ(touch->slot, 2);
-	REQUIRE_EQ(touch->u.touch.asked, 2);
-	REQUIRE_EQ(touch->u.touch.matched, 2);
-	REQUIRE_EQ(touch->u.touch.reason, SKEP_REASON_NONE);
-	REQUIRE(touch->u.touch.missing_low == 0);
+	REQUIRE_EQ(touch.slot, 2);
+	REQUIRE_EQ(touch.u.touch.asked, 2);
+	REQUIRE_EQ(touch.u.touch.matched, 2);
+	REQUIRE_EQ(touch.u.touch.reason, SKEP_REASON_NONE);
+	REQUIRE(touch.u.touch.missing_low == 0);
 	touch = touch_of(7, 0);
-	REQUIRE_EQ(touch->slot, SLOT_NONE);
-	REQUIRE_EQ(touch->generation, 0);
-	REQUIRE_EQ(touch->u.touch.reason, SKEP_REASON_ABSENT);
-	REQUIRE(touch->u.touch.missing_low == chain->ids[7].low);
+	REQUIRE_EQ(touch.slot, SLOT_NONE);
+	REQUIRE_EQ(touch.generation, 0);
+	REQUIRE_EQ(touch.u.touch.reason, SKEP_REASON_ABSENT);
+	REQUIRE(touch.u.touch.missing_low == chain->ids[7].low);
 }
 
 static void peek_is_not_told(void)

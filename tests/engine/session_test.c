@@ -375,7 +375,7 @@ static void sleeper_wakes_when_the_daemon_dies(void)
 	struct skep_chain *chain = unit_chain(space, 1, 13);
 	struct skep_wait wait = {
 		.struct_bytes = sizeof(wait), .chain = chain, .deadline_ns = SKEP_FOREVER};
-	uint64_t best = UINT64_MAX;
+	uint64_t best = UINT64_MAX, woke;
 
 	for (unsigned i = 0; i < 3; i++) {
 		struct death death = {.at_ns = clock_ns() + 50 * NS_PER_MS};
@@ -384,8 +384,9 @@ static void sleeper_wakes_when_the_daemon_dies(void)
 		fake_block(&fake, chain, 0, ENTRY_PENDING, UNIT_PART_BYTES);
 		REQUIRE_EQ(pthread_create(&thread, NULL, die_later, &death), 0);
 		REQUIRE_EQ(skep_wait(session, &wait), SKEP_EDOWN);
-		best = MIN_OF(best, clock_ns() - MIN_OF(death.done_ns, clock_ns()));
+		woke = clock_ns();
 		REQUIRE_EQ(pthread_join(thread, NULL), 0);
+		best = MIN_OF(best, woke - MIN_OF(death.done_ns, woke));
 		REQUIRE_EQ(skep_wait(session, &wait), SKEP_EDOWN);
 		fake_start(&fake);
 		unit_await_attached(session, 1);
@@ -531,7 +532,7 @@ static void silent_daemon_costs_no_more_than_the_deadline(void)
 	reserve.deadline_ns = skep_deadline_ms(2000);
 	REQUIRE_EQ(skep_reserve(session, &reserve, frames), 4);
 	fake_await(&fake.aborts, aborts + 1);
-	REQUIRE_EQ(fake.last_abort.count, 4);
+	REQUIRE_EQ(fake_last(&fake, &fake.last_abort).count, 4);
 	REQUIRE_EQ(skep_space_purge(space, skep_deadline_ms(2000)), 7);
 	REQUIRE_EQ(skep_stats(session, skep_deadline_ms(2000), &stats), 0);
 	REQUIRE_EQ(skep_abort(session, frames, 4), 0);
@@ -709,6 +710,10 @@ static int in_child(struct skep *session, struct skep_space *space, struct skep_
 	skep_queue_destroy(queue);
 	skep_space_close(space);
 	skep_close(session);
+#if defined(__SANITIZE_THREAD__)
+	puts("TSan takes no threads in a child of fork(): a session of its own is not tried");
+	return 0;
+#endif
 	/* A session of its own works. */
 	if (skep_open(fake.path, NULL, &own) || skep_attached(own) != 1)
 		return __LINE__;

@@ -31,8 +31,8 @@ def main(root):
     if "## skep_match()" not in now or "## nothing()" in now:
         faults.append("the reference lacks skep_match(): the script reads no comments")
     if source.read(root, "docs/reference/libskep.md") != now:
-        faults.append("docs/reference/libskep.md is old: tools/reference.py engine/include/skep/skep.h "
-                      "> docs/reference/libskep.md")
+        faults.append("docs/reference/libskep.md is old: tools/reference.py "
+                      "engine/include/skep/skep.h > docs/reference/libskep.md")
     source.finish("reference", now.count("\n## "), faults)
 
 

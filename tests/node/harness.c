@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "tests/node/cgroup.h"
 
-enum { CHILDREN_MAX = 64, SILENCE_MS = 10000, FINISH_MS = 20000 };
+enum { CHILDREN_MAX = 64, SILENCE_MS = 20000, FINISH_MS = 20000 };
 
 uint64_t harness_seed, harness_count;
 
@@ -238,6 +238,22 @@ void child_finish(struct child *child)
 	}
 }
 
+/* Before a failure is told: which children ended, and how. A crash says nothing of itself. */
+static void children_report(void)
+{
+	for (unsigned i = 0; i < CHILDREN_MAX; i++) {
+		int status;
+
+		if (harness.children[i].pid <= 0 ||
+			waitpid(harness.children[i].pid, &status, WNOHANG) <= 0)
+			continue;
+		fprintf(stderr, "%s (pid %d) ended: %s %d\n", harness.children[i].name,
+			(int)harness.children[i].pid, WIFSIGNALED(status) ? "signal" : "exit",
+			WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+		harness.children[i].pid = 0;
+	}
+}
+
 void line_tell(int line, const void *message, size_t bytes)
 {
 	ssize_t sent;
@@ -268,6 +284,7 @@ size_t line_hear(int line, void *message, size_t room)
 
 	if (line_quiet(line, (uint64_t)SILENCE_MS * harness_slower())) {
 		fprintf(stderr, "pid %d waits for a message that does not come\n", (int)getpid());
+		children_report();
 		exit(1);
 	}
 	do {
@@ -275,8 +292,20 @@ size_t line_hear(int line, void *message, size_t room)
 	} while (got < 0 && errno == EINTR);
 	if (got <= 0) {
 		fprintf(stderr, "pid %d: the other side of the line has gone\n", (int)getpid());
+		sleep_ms(100);
+		children_report();
 		exit(1);
 	}
 	REQUIRE((size_t)got <= room);
 	return (size_t)got;
+}
+
+bool line_told(int line)
+{
+	struct note note;
+
+	if (line_quiet(line, 0))
+		return false;
+	line_hear(line, &note, sizeof(note));
+	return true;
 }

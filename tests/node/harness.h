@@ -83,6 +83,10 @@ static inline void note_tell(int line, struct note note)
 	line_tell(line, &note, sizeof(note));
 }
 
+/* A loop that goes on until it is told something: has that come? Takes it: a socket that is closed
+ * with something unread destroys what it sent before. */
+bool line_told(int line);
+
 static inline struct note note_hear(int line)
 {
 	struct note note = {0};

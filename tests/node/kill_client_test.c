@@ -178,7 +178,7 @@ static void bystander(int line, const void *arg)
 
 	user_open(&user, part->socket, &shape);
 	ready(line);
-	for (; line_quiet(line, 0); number++, turns++) {
+	for (; !line_told(line); number++, turns++) {
 		uint64_t began = clock_ns();
 		struct story fresh = story_open(&user, number, BLOCKS);
 		struct story base = story_open(&user, number % BASE_STORIES, BLOCKS);

@@ -16,6 +16,7 @@ int user_try(struct user *user, const char *socket, const struct shape *shape,
 		.name = shape->space,
 		.model = "storyteller",
 		.block_tokens = shape->block_tokens,
+		.ranks = shape->parts,
 		.part_count = shape->parts,
 		.parts = parts};
 	int status;

@@ -108,8 +108,8 @@ int32_t play_commit_status(const struct sim_client *client, uint32_t i)
 	return parts[i].status;
 }
 
-uint32_t play_put_blocks(
-	struct sim *sim, struct sim_client *client, struct play_chain *chain, struct probe_want want)
+uint32_t play_put_blocks(struct sim *sim, struct sim_client *client, struct play_chain *chain,
+	struct probe_want want)
 {
 	struct play_put put = {.chain = chain, .first = want.first, .count = want.count};
 	static struct play_reserved reserved;
@@ -123,8 +123,8 @@ uint32_t play_put_blocks(
 			return 0;
 		put.count = blocks = (uint32_t)answered;
 		play_fill(client->session->realm, reserved.written, reserved.count);
-		REQUIRE_EQ(play_commit(sim, client, reserved.written, reserved.count),
-			reserved.count);
+		REQUIRE_EQ(
+			play_commit(sim, client, reserved.written, reserved.count), reserved.count);
 	}
 	return blocks;
 }
@@ -168,8 +168,8 @@ void play_match_pin(struct sim_client *client, const struct play_chain *chain, u
 	uint32_t used = atomic_load(&sim_page(client)->pins_used);
 
 	atomic_store(&sim_page(client)->pins_used, MAX_OF(used, cell + 1));
-	match->count = probe_run(
-		view, &chain->probe, (struct probe_want){0, asked}, match->names, NULL);
+	match->count =
+		probe_run(view, &chain->probe, (struct probe_want){0, asked}, match->names, NULL);
 	match->count = pin_run(view, &sim_pins(client)[cell], match->names, match->count);
 	REQUIRE(play_match_holds(client, chain, match));
 	message.u.touch.matched = match->count;
@@ -221,4 +221,85 @@ void play_nothing_leaks(struct sim *sim, struct realm *realm)
 	REQUIRE_EQ(realm->removed.count, 0);
 	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
 		REQUIRE_EQ(realm->spaces[i].blocks, 0);
+}
+
+/* ------------------------------------------------------------------------------- a stage */
+
+void play_open(struct play *play, const struct sim_options *options, const struct sim_space *kind,
+	unsigned clients)
+{
+	memset(play, 0, sizeof(*play));
+	REQUIRE_EQ(sim_create(&play->sim, options), 0);
+	play->realm = play->sim.realm;
+	play->client_count = clients;
+	for (unsigned i = 0; i < clients; i++) {
+		REQUIRE_EQ(sim_client_open(&play->sim, play->realm, &play->clients[i]), 0);
+		play_space_open(&play->clients[i], kind, &play->space);
+	}
+}
+
+void play_client_end(struct play *play, unsigned client, bool bye)
+{
+	sim_client_close(&play->clients[client], bye);
+	sim_run(&play->sim);
+}
+
+void play_close(struct play *play)
+{
+	for (unsigned i = 0; i < play->client_count; i++)
+		if (play->clients[i].session)
+			play_client_end(play, i, true);
+	play_later(play, 3600 * NS_PER_S);
+	play_nothing_leaks(&play->sim, play->realm);
+	REQUIRE_EQ(play->realm->session_count, 0);
+	REQUIRE_EQ(play->sim.job_count, 0);
+	sim_destroy(&play->sim);
+}
+
+void play_later(struct play *play, uint64_t ns)
+{
+	uint64_t next;
+
+	play->sim.keeper->now_ns += ns;
+	do {
+		sim_run(&play->sim);
+		next = keeper_tick(play->sim.keeper);
+	} while (next <= play->sim.keeper->now_ns);
+}
+
+void play_chain(struct play *play, struct play_chain *chain, const uint32_t *path)
+{
+	uint32_t count = 0;
+
+	while (path[count])
+		count++;
+	play_chain_make(chain, &play->sim, &play->space, path, count);
+}
+
+struct completion play_take(struct play *play, unsigned client)
+{
+	struct completion done;
+
+	REQUIRE(sim_take(&play->clients[client], 0, &done));
+	return done;
+}
+
+void play_take_none(struct play *play, unsigned client)
+{
+	struct completion done;
+
+	REQUIRE(!sim_take(&play->clients[client], 0, &done));
+}
+
+uint64_t play_counter(const struct play *play, enum realm_counter counter)
+{
+	return play->realm->counters[counter];
+}
+
+uint64_t play_used_bytes(const struct play *play)
+{
+	struct dram_status dram;
+
+	dram_status_get(play->realm->dram, &dram);
+	return dram.used_bytes;
 }

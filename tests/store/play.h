@@ -103,8 +103,8 @@ int32_t play_commit(struct sim *sim, struct sim_client *client, const struct sim
 int32_t play_commit_status(const struct sim_client *client, uint32_t i);
 
 /* All parts of blocks [first, first + count): reserved, filled, committed. Return: blocks. */
-uint32_t play_put_blocks(
-	struct sim *sim, struct sim_client *client, struct play_chain *chain, struct probe_want want);
+uint32_t play_put_blocks(struct sim *sim, struct sim_client *client, struct play_chain *chain,
+	struct probe_want want);
 
 /* ------------------------------------------------------------------------------- matching */
 
@@ -127,5 +127,41 @@ uint32_t play_present(const struct sim_client *client, const struct play_chain *
 
 /* Nothing is under way and nothing was lost: every slot, record and frame comes back. */
 void play_nothing_leaks(struct sim *sim, struct realm *realm);
+
+/* ------------------------------------------------------------------------------- a stage */
+
+enum { PLAY_CLIENTS_MAX = 8 };
+
+/* One realm, some clients, one space that all of them opened. */
+struct play {
+	struct sim sim;
+	struct realm *realm;
+	struct sim_client clients[PLAY_CLIENTS_MAX];
+	unsigned client_count;
+	struct play_space space;
+};
+
+void play_open(struct play *play, const struct sim_options *options, const struct sim_space *kind,
+	unsigned clients);
+
+/* Ends the clients that are still open, lets every age pass, and requires that nothing leaked. */
+void play_close(struct play *play);
+
+/* Ends one client's process, with or without a goodbye. */
+void play_client_end(struct play *play, unsigned client, bool bye);
+
+/* Time passes; the keeper looks at its ages until it has nothing more to do now. */
+void play_later(struct play *play, uint64_t ns);
+
+/* A chain of the stage's space; @path ends with a 0. */
+void play_chain(struct play *play, struct play_chain *chain, const uint32_t *path);
+
+/* The next completion of queue 0 must be there: its tag and status. */
+struct completion play_take(struct play *play, unsigned client);
+/* None may be there. */
+void play_take_none(struct play *play, unsigned client);
+
+uint64_t play_counter(const struct play *play, enum realm_counter counter);
+uint64_t play_used_bytes(const struct play *play);
 
 #endif

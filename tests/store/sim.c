@@ -281,8 +281,7 @@ uint32_t sim_commit(struct sim_client *client, const struct sim_written *from, u
 	return sim_push(client, &message);
 }
 
-uint32_t sim_commit_blind(
-	struct sim_client *client, const struct sim_written *from, uint32_t count)
+uint32_t sim_commit_blind(struct sim_client *client, const struct sim_written *from, uint32_t count)
 {
 	struct commit_part *parts = parts_lay(client, from, count);
 	struct submission message = {.op = SUBMIT_COMMIT,

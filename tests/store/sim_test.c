@@ -598,7 +598,7 @@ int main(int argc, char **argv)
 	for (uint64_t seed = first; seed < first + count; seed++) {
 		uint64_t digest;
 
-		if (seed % 100 == 0)
+		if (seed % 100 == 0 && isatty(2))
 			fprintf(stderr, "\rseed %llu", (unsigned long long)seed);
 		digest = run_seed(seed);
 		had += world.had;

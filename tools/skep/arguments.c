@@ -9,6 +9,12 @@
 #include "base/bits.h"
 #include "base/config/units.h"
 #include "tools/skep/commands.h"
+#ifdef SKEP_TOOL_BENCH
+#include "tools/skep/bench.h"
+#endif
+#ifdef SKEP_TOOL_REPLAY
+#include "tools/skep/replay.h"
+#endif
 
 #define SOCKET_STANDARD "/run/skep/skepd.sock"
 
@@ -291,6 +297,26 @@ static const char *words_after(const char *command)
 	return "";
 }
 
+/* Flags of those that read their own, from their own tables, where this build has them. */
+static void program_flags_print(const char *program)
+{
+#ifdef SKEP_TOOL_REPLAY
+	if (!strcmp(program, "replay")) {
+#define X(name, flag, ...) printf(" --" flag);
+		REPLAY_OPTION_TABLE(X)
+#undef X
+	}
+#endif
+#ifdef SKEP_TOOL_BENCH
+	if (!strcmp(program, "bench")) {
+#define X(kind, name, flag, ...) printf(" --" flag);
+		BENCH_OPTION_TABLE(X)
+#undef X
+	}
+#endif
+	(void)program;
+}
+
 static void flags_print(const char *command)
 {
 	for (unsigned i = 0; i < OPTION_COUNT; i++) {
@@ -308,7 +334,7 @@ static void completion_bash(void)
 	       "# Completion of skep for bash, as `skep completion bash` prints it.\n\n"
 	       "_skep()\n{\n"
 	       "\tlocal current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}\n"
-	       "\tlocal command= words= i\n\n"
+	       "\tlocal command='' words='' i\n\n"
 	       "\tcase $before in\n"
 	       "\t--socket | --token-file | --tokens)\n"
 	       "\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$current\")\n"
@@ -330,10 +356,13 @@ static void completion_bash(void)
 		if (!strcmp(commands[i].name, "help"))
 			continue;
 		printf("\t%s) words=\"%s", commands[i].name, words_after(commands[i].name));
-		flags_print(commands[i].name);
+		if (commands[i].program)
+			program_flags_print(commands[i].name);
+		else
+			flags_print(commands[i].name);
 		printf("\" ;;\n");
 	}
-	printf("\tesac\n\twords+=\"");
+	printf("\tesac\n\t[[ $command == replay || $command == bench ]] || words+=\"");
 	flags_print("any");
 	printf("\"\n\tmapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$current\")\n"
 	       "\tif [[ $command == replay && $current != -* ]]; then\n"

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include "tools/skep/link.h"
 #include "tools/skep/store.h"
 #include "tools/skep/table.h"
+#include "tools/skep/tokens.h"
 #include "tools/text.h"
 
 /*
@@ -19,91 +19,30 @@
  * would, from the fingerprint the daemon tells, hashes the tokens and asks.
  */
 
-/* -------------------------------------------------------------------------------- tokens */
-
-struct tokens {
-	uint32_t *ids;
-	size_t count, room;
-};
-
-static int token_add(struct tokens *tokens, uint32_t id)
-{
-	if (tokens->count == tokens->room) {
-		size_t room = tokens->room ? tokens->room * 2 : 4096;
-		uint32_t *ids = memory_realloc(tokens->ids, room * sizeof(*ids));
-
-		if (!ids)
-			return -ENOMEM;
-		tokens->ids = ids;
-		tokens->room = room;
-	}
-	tokens->ids[tokens->count++] = id;
-	return 0;
-}
-
-/*
- * Numbers, with blanks, commas or the brackets of a JSON list between them. @where names the source
- * in errors. Return: EXIT_OK, or how skep ends.
- */
-static int tokens_read(FILE *file, const char *where, struct tokens *tokens)
-{
-	unsigned long line = 1;
-	int c = getc(file);
-
-	while (c != EOF) {
-		uint64_t id = 0;
-
-		if (isspace(c) || c == ',' || c == '[' || c == ']') {
-			line += c == '\n';
-			c = getc(file);
-			continue;
-		}
-		if (!isdigit(c)) {
-			fprintf(stderr, "skep: %s:%lu: '%c' is no part of a token id\n", where,
-				line, isprint(c) ? c : '?');
-			return EXIT_USAGE;
-		}
-		for (; c != EOF && isdigit(c) && id <= UINT32_MAX; c = getc(file))
-			id = id * 10 + (uint64_t)(c - '0');
-		if (id > UINT32_MAX) {
-			fprintf(stderr, "skep: %s:%lu: a token id has at most 32 bits\n", where,
-				line);
-			return EXIT_USAGE;
-		}
-		if (token_add(tokens, (uint32_t)id)) {
-			fputs("skep: out of memory\n", stderr);
-			return EXIT_DAEMON;
-		}
-	}
-	if (ferror(file)) {
-		fprintf(stderr, "skep: %s: %s\n", where, strerror(errno));
-		return EXIT_USAGE;
-	}
-	return EXIT_OK;
-}
-
 static int tokens_open(const struct arguments *arguments, struct tokens *tokens)
 {
 	const char *list = arguments->option[OPTION_explain_token_ids];
 	const char *path = arguments->option[OPTION_explain_tokens];
+	char why[TOKENS_WHY_MAX];
 	FILE *file;
 	int status;
 
 	if (list) {
 		path = "--token-ids";
 		file = *list ? fmemopen((void *)(uintptr_t)list, strlen(list), "r") : NULL;
-	} else if (!strcmp(path, "-")) {
-		return tokens_read(stdin, "standard input", tokens);
 	} else {
-		file = fopen(path, "re");
+		file = strcmp(path, "-") ? fopen(path, "re") : stdin;
 	}
 	if (!file) {
 		fprintf(stderr, "skep: %s: %s\n", path, list ? "no ids" : strerror(errno));
 		return EXIT_USAGE;
 	}
-	status = tokens_read(file, path, tokens);
-	fclose(file);
-	return status;
+	status = tokens_read(file, tokens, why);
+	if (status)
+		fprintf(stderr, "skep: %s%s\n", path, why);
+	if (file != stdin)
+		fclose(file);
+	return status == -ENOMEM ? EXIT_DAEMON : status ? EXIT_USAGE : EXIT_OK;
 }
 
 /* --------------------------------------------------------------------------------- space */
@@ -328,7 +267,7 @@ int command_explain(const struct arguments *arguments)
 		status = ask(session, &tokens, &form.options, &answer);
 		skep_close(session);
 	}
-	memory_free(tokens.ids);
+	tokens_drop(&tokens);
 	if (status)
 		return status;
 	if (arguments->option[OPTION_any_json])

@@ -14,7 +14,7 @@
 
 /*
  * The way from the keeper to the worker: one producer, one consumer, no lock that could hold the
- * keeper up. A session has one request under way at a time, so a full ring means a crowd of them.
+ * keeper up. A session has one command under way, so a full ring means a crowd of sessions.
  */
 enum { RING_COMMANDS = 256 };
 
@@ -24,15 +24,11 @@ struct commands {
 	int wake; /* eventfd: counts what was pushed */
 	_Atomic bool stopping;
 	_Atomic uint32_t head, tail; /* worker takes at head, keeper pushes at tail */
-	struct node_command *ring[RING_COMMANDS];
+	/* NULL: empty. Whoever exchanges a command out of its cell has it. */
+	struct node_command *_Atomic ring[RING_COMMANDS];
 };
 
-static void command_refuse(struct node_command *command, const char *text)
-{
-	node_command_answer(command, text, strlen(text));
-}
-
-void commands_take(void *arg, struct node_command *command)
+int commands_take(void *arg, struct node_command *command)
 {
 	struct commands *commands = arg;
 	uint32_t tail = atomic_load_explicit(&commands->tail, memory_order_relaxed);
@@ -40,22 +36,23 @@ void commands_take(void *arg, struct node_command *command)
 	uint32_t head = atomic_load_explicit(&commands->head, memory_order_acquire);
 	uint64_t one = 1;
 
-	if (atomic_load_explicit(&commands->stopping, memory_order_relaxed)) {
-		command_refuse(command,
-			"{\"error\": \"the daemon is stopping\", \"code\": \"ESHUTDOWN\"}");
-		return;
-	}
-	if (tail - head == RING_COMMANDS) {
-		command_refuse(command, "{\"error\": \"too many commands at a time: try again\", "
-					"\"code\": \"EAGAIN\"}");
-		return;
-	}
-	commands->ring[tail % RING_COMMANDS] = command;
-	/* Release: the worker that sees the tail sees the cell. */
-	atomic_store_explicit(&commands->tail, tail + 1, memory_order_release);
+	if (tail - head == RING_COMMANDS)
+		return -EAGAIN;
+	atomic_store_explicit(&commands->ring[tail % RING_COMMANDS], command, memory_order_relaxed);
+	/*
+	 * S1. The worker that sees the tail sees the cell. Before S2 in the one order of all four
+	 * S: if S2 finds no stop, S3 comes after it, and the worker's S4 sees this command.
+	 */
+	atomic_store_explicit(&commands->tail, tail + 1, memory_order_seq_cst);
+	/* S2. After a stop nobody may come by any more: what is still in its cell is taken back. */
+	if (atomic_load_explicit(&commands->stopping, memory_order_seq_cst) &&
+		atomic_exchange_explicit(
+			&commands->ring[tail % RING_COMMANDS], NULL, memory_order_relaxed))
+		return -ESHUTDOWN;
 	/* Cannot block: the counter would have to reach 2^64 - 1. */
 	if (write(commands->wake, &one, sizeof(one)) < 0)
 		log_error("commands", "the worker cannot be woken: %m");
+	return 0;
 }
 
 static void command_run(struct commands *commands, struct node_command *command)
@@ -80,31 +77,41 @@ static void command_run(struct commands *commands, struct node_command *command)
 	memory_free(answer_text);
 }
 
+static void command_refuse(struct node_command *command)
+{
+	static const char text[] =
+		"{\"error\": \"the daemon is stopping\", \"code\": \"ESHUTDOWN\"}";
+
+	node_command_answer(command, text, sizeof(text) - 1);
+}
+
 static void *commands_main(void *arg)
 {
 	struct commands *commands = arg;
 	uint64_t count;
 
 	for (;;) {
+		/* Before S4: what was pushed before the stop is seen. */
+		bool stopping = atomic_load_explicit(&commands->stopping, memory_order_seq_cst);
 		uint32_t head = atomic_load_explicit(&commands->head, memory_order_relaxed);
-		/* Acquire: pairs with the push in commands_take(). */
-		uint32_t tail = atomic_load_explicit(&commands->tail, memory_order_acquire);
+		/* S4. Pairs with S1 in commands_take(). */
+		uint32_t tail = atomic_load_explicit(&commands->tail, memory_order_seq_cst);
 		struct node_command *command;
 
 		if (head == tail) {
-			if (atomic_load_explicit(&commands->stopping, memory_order_acquire))
+			if (stopping)
 				return NULL;
 			if (read(commands->wake, &count, sizeof(count)) < 0 && errno != EINTR)
 				log_error("commands", "the worker cannot wait: %m");
 			continue;
 		}
-		command = commands->ring[head % RING_COMMANDS];
+		command = atomic_exchange_explicit(
+			&commands->ring[head % RING_COMMANDS], NULL, memory_order_relaxed);
 		/* Release: the keeper may fill the cell again. */
 		atomic_store_explicit(&commands->head, head + 1, memory_order_release);
-		if (atomic_load_explicit(&commands->stopping, memory_order_relaxed))
-			command_refuse(command, "{\"error\": \"the daemon is stopping\", \"code\": "
-						"\"ESHUTDOWN\"}");
-		else
+		if (command && stopping)
+			command_refuse(command);
+		else if (command)
 			command_run(commands, command);
 	}
 }
@@ -139,8 +146,8 @@ void commands_stop(struct commands *commands)
 {
 	uint64_t one = 1;
 
-	/* Release: pairs with the acquire before the worker ends. */
-	atomic_store_explicit(&commands->stopping, true, memory_order_release);
+	/* S3, of commands_take(). */
+	atomic_store_explicit(&commands->stopping, true, memory_order_seq_cst);
 	if (write(commands->wake, &one, sizeof(one)) < 0)
 		log_error("commands", "the worker cannot be woken: %m");
 	pthread_join(commands->thread, NULL);

@@ -32,8 +32,11 @@ struct commands;
 /* A worker thread that waits for commands. Return: 0, -ENOMEM, -EMFILE, -EAGAIN. */
 int commands_create(struct daemon *daemon, struct commands **out);
 
-/* node_config.command, with the struct commands as its argument: hands over, never blocks. */
-void commands_take(void *commands, struct node_command *command);
+/*
+ * node_config.command, with the struct commands as its argument: hands over, never blocks. Return:
+ * 0; -EAGAIN: too many at a time; -ESHUTDOWN: after commands_stop().
+ */
+int commands_take(void *commands, struct node_command *command);
 
 /* Answers what still waits with an error and ends the thread; later commands are refused at once.
  */

@@ -153,6 +153,12 @@ static void family_open(FILE *out, const char *name, const char *kind, const cha
 	fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind);
 }
 
+/* Their help says "nanoseconds …" then, which becomes "seconds …". */
+static const char *counter_help(const char *help, bool time)
+{
+	return time && !strncmp(help, "nanoseconds", 11) ? help + 4 : help;
+}
+
 /* Names of counters say their unit last: "…_ns" is shown in seconds, as the format's users want. */
 static bool counter_name(char *to, size_t room, const char *name)
 {
@@ -203,7 +209,7 @@ static void realm_numbers_write(const struct shown *shown, FILE *out)
 	for (unsigned c = 0; c < ARRAY_COUNT(counter_rows); c++) {
 		bool time = counter_name(name, sizeof(name), counter_rows[c].name);
 
-		family_open(out, name, "counter", counter_rows[c].help);
+		family_open(out, name, "counter", counter_help(counter_rows[c].help, time));
 		for (unsigned i = 0; i < shown->count; i++)
 			counter_sample(out, name, shown_name(shown, i),
 				number_at(&shown->realms[i], &counter_rows[c]), time);
@@ -298,7 +304,7 @@ static void node_write(const struct node_status *node, FILE *out)
 	for (unsigned i = 0; i < ARRAY_COUNT(node_rows); i++) {
 		bool time = counter_name(name, sizeof(name), node_rows[i].name);
 
-		family_open(out, name, "counter", node_rows[i].help);
+		family_open(out, name, "counter", counter_help(node_rows[i].help, time));
 		counter_sample(out, name, NULL, number_at(node, &node_rows[i]), time);
 	}
 }

@@ -584,7 +584,10 @@ int settings_create(
 
 void settings_destroy(struct settings *settings)
 {
-	if (settings) /* secrets do not stay behind in freed memory */
-		explicit_bzero(settings, sizeof(*settings));
+	/* Secrets do not stay behind in freed memory; realms that were never made hold none. */
+	for (unsigned i = 0; settings && i < settings->realm_count; i++)
+		explicit_bzero(&settings->realms[i], sizeof(settings->realms[i]));
+	if (settings)
+		explicit_bzero(&settings->admin_tokens, sizeof(settings->admin_tokens));
 	memory_free(settings);
 }

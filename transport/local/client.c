@@ -211,7 +211,7 @@ static bool answer_sound(const struct wire_hello_answer *answer)
 	uint64_t chunks = answer->chunk_count, chunk = answer->chunk_bytes;
 
 	if (chunks < 1 || chunks > LOCAL_CHUNKS_MAX || !chunk || chunk % 4096 ||
-		chunk > UINT64_MAX / LOCAL_CHUNKS_MAX)
+		chunk > LOCAL_CHUNK_BYTES_MAX || answer->index_bytes > LOCAL_INDEX_BYTES_MAX)
 		return false;
 	return answer->pool_bytes > (chunks - 1) * chunk && answer->pool_bytes <= chunks * chunk &&
 	       answer->page_bytes == page_bytes() && answer->index_bytes >= 4096 &&

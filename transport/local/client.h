@@ -22,6 +22,10 @@ enum {
 	LOCAL_WELCOME_FDS = 3,	 /* session page, index, eventfd: before the chunks */
 };
 
+/* Nothing larger is mapped, whatever the daemon says. */
+#define LOCAL_CHUNK_BYTES_MAX (1ull << 40)
+#define LOCAL_INDEX_BYTES_MAX (1ull << 42)
+
 /*
  * How a thread waits for a descriptor. The plain way polls; a thread that has other things to look
  * after while it waits brings its own. Return: 0 when @fd is ready for @events or was hung up,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -538,6 +539,21 @@ void local_server_destroy(struct local_server *server)
 	memory_free(server);
 }
 
+/* Has the process at the other end ended? A socket may outlive its process for a few milliseconds:
+ * a ring of io_uring that watched it is taken down afterwards. Unknown counts as no. */
+static bool listener_ended(int fd)
+{
+	struct pollfd process = {.events = POLLIN};
+	socklen_t length = sizeof(process.fd);
+	bool ended;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &process.fd, &length) < 0)
+		return errno == ESRCH || errno == EINVAL;
+	ended = poll(&process, 1, 0) > 0;
+	close(process.fd);
+	return ended;
+}
+
 /* Does somebody answer at this address? */
 static bool address_answers(const struct sockaddr_un *address)
 {
@@ -546,8 +562,10 @@ static bool address_answers(const struct sockaddr_un *address)
 
 	if (fd < 0)
 		return false;
-	answers = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
-		  errno == EAGAIN;
+	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+		answers = !listener_ended(fd);
+	else
+		answers = errno == EAGAIN;
 	close(fd);
 	return answers;
 }
