@@ -395,7 +395,8 @@ static unsigned batch_run(struct realm *realm, struct goal *goal)
 /* Looking for the slabs whose loss costs least. */
 struct steal {
 	struct realm *realm;
-	unsigned class;
+	struct slab *slab; /* of frames, or of records; the owners are slots in both */
+	unsigned class;	   /* that wants a slab */
 	uint64_t free_ns;    /* what was used before then is no loss */
 	uint64_t steps_left; /* down chains */
 	uint64_t cost;	     /* of the slab that is looked at */
@@ -445,13 +446,12 @@ static void slab_look_at(void *context, uint64_t offset, uint32_t owner)
 static uint64_t slab_steal_cost(void *context, uint32_t index)
 {
 	struct steal *steal = context;
-	struct slab *slab = dram_slab(steal->realm->dram);
 
-	if (slab_info(slab, index).class == steal->class)
+	if (slab_info(steal->slab, index).class == steal->class)
 		return SLAB_NEVER;
 	steal->cost = 0;
 	steal->below = NONE32;
-	slab_each_in(slab, index, slab_look_at, steal);
+	slab_each_in(steal->slab, index, slab_look_at, steal);
 	return steal->cost;
 }
 
@@ -495,17 +495,18 @@ static void slab_owner_note(void *context, uint64_t offset, uint32_t owner)
 	*(uint32_t *)context = owner;
 }
 
-/* Empties the cheapest slabs of other classes that make room for one of @class. */
-static bool slab_steal(struct realm *realm, unsigned class)
+/* Empties the cheapest slabs of other classes that make room for one of @class in @slab; blocks of
+ * @lists use that class already. */
+static bool slab_steal(struct realm *realm, struct slab *slab, unsigned class, uint64_t lists)
 {
-	struct slab *slab = dram_slab(realm->dram);
-	struct lru_list *coldest = coldest_list(realm, realm->lru_of_class[class]);
-	struct steal steal = {.realm = realm, .class = class, .steps_left = STEAL_STEPS_MAX};
+	struct lru_list *coldest = coldest_list(realm, lists);
+	struct steal steal = {.realm = realm,
+		.slab = slab,
+		.class = class,
+		.steps_left = STEAL_STEPS_MAX};
 	struct slab_window window;
 	int64_t index;
 
-	realm->next_steal =
-		realm->counters[REALM_COUNTER_blocks_evicted] + EVICTIONS_BETWEEN_STEALS;
 	if (!coldest)
 		coldest = coldest_list(realm, UINT64_MAX);
 	if (coldest)
@@ -520,8 +521,18 @@ static bool slab_steal(struct realm *realm, unsigned class)
 		if (!subtree_evict(realm, owner))
 			return false;
 	}
-	realm->counters[REALM_COUNTER_slabs_emptied]++;
 	return true;
+}
+
+static bool frames_steal(struct realm *realm, unsigned class)
+{
+	bool stolen =
+		slab_steal(realm, dram_slab(realm->dram), class, realm->lru_of_class[class]);
+
+	realm->next_steal =
+		realm->counters[REALM_COUNTER_blocks_evicted] + EVICTIONS_BETWEEN_STEALS;
+	realm->counters[REALM_COUNTER_slabs_emptied] += stolen;
+	return stolen;
 }
 
 /* Is another class so much colder that it should give a slab to this one? */
@@ -553,7 +564,7 @@ unsigned evict_for(struct realm *realm, const struct room_want *want)
 	uint64_t began = clock_ns();
 	unsigned freed = 0;
 
-	if (steal_is_due(realm, lists) && slab_steal(realm, want->class))
+	if (steal_is_due(realm, lists) && frames_steal(realm, want->class))
 		return 1;
 	while (goal.frames && goal.blocks) {
 		unsigned now = batch_run(realm, &goal);
@@ -562,7 +573,7 @@ unsigned evict_for(struct realm *realm, const struct room_want *want)
 			break;
 		freed += now;
 	}
-	if (!freed && slab_steal(realm, want->class))
+	if (!freed && frames_steal(realm, want->class))
 		freed = 1;
 	histogram_add(&realm->latencies[REALM_LATENCY_evict], clock_ns() - began);
 	return freed;
@@ -584,4 +595,9 @@ unsigned evict_blocks(struct realm *realm, unsigned blocks)
 	while (goal.blocks && goal.lists && batch_run(realm, &goal))
 		;
 	return blocks - goal.blocks;
+}
+
+bool evict_for_record(struct realm *realm, unsigned class)
+{
+	return slab_steal(realm, realm->index.records, class, UINT64_MAX);
 }

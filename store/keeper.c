@@ -40,6 +40,13 @@ void keeper_destroy(struct keeper *keeper)
 {
 	if (!keeper)
 		return;
+	while (!list_empty(&keeper->sessions)) {
+		struct session *session =
+			list_item(keeper->sessions.next, struct session, of_keeper);
+
+		session->said_bye = true;
+		session_end(session);
+	}
 	while (keeper->realm_count)
 		realm_destroy(keeper->realms[--keeper->realm_count]);
 	memory_free(keeper->sum_jobs);

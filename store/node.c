@@ -66,8 +66,8 @@ static void keeper_sleep(struct node *node, uint64_t next_tick_ns)
 	if (keeper->session_count)
 		until = MIN_OF(until, keeper->now_ns + TOUCH_DRAIN_NS);
 	/* The turn without sleep that came before may have taken the wake-up that means the end;
-	 * whoever takes it sees `stopping`, which was set before (loop_wake). */
-	if (atomic_load_explicit(&node->stopping, memory_order_relaxed))
+	 * whoever takes it sees `keeper_ends`, which was set before (loop_wake). */
+	if (atomic_load_explicit(&node->keeper_ends, memory_order_relaxed))
 		return;
 	if (!sessions_asleep(keeper)) {
 		loop_run_once(node->loop, until);
@@ -83,7 +83,7 @@ static void *keeper_main(void *arg)
 	uint64_t spin_ns = node->config.spin_ns ? node->config.spin_ns : SPIN_DEFAULT_NS;
 	uint64_t next_tick = 0, last_work = clock_ns(), looked = 0, after;
 
-	while (!atomic_load_explicit(&node->stopping, memory_order_relaxed)) {
+	while (!atomic_load_explicit(&node->keeper_ends, memory_order_relaxed)) {
 		unsigned work;
 
 		keeper->now_ns = clock_ns();
@@ -444,9 +444,10 @@ void node_destroy(struct node *node)
 	atomic_store(&node->stopping, true);
 	pthread_cond_broadcast(&node->memory_changed);
 	pthread_mutex_unlock(&node->memory_lock);
-	/* The memory thread may be waiting for the keeper, so it goes first. */
+	/* The memory thread may be waiting for the keeper, which therefore runs until it has ended. */
 	if (node->memory_runs)
 		pthread_join(node->memory_thread, NULL);
+	atomic_store(&node->keeper_ends, true);
 	if (node->keeper_runs) {
 		loop_wake(node->loop);
 		pthread_join(node->keeper_thread, NULL);

@@ -5,7 +5,7 @@
 /*
  * A node: keeper, movers, realms and their pools. skepd runs one; libskep-node.so runs one inside
  * its process. Calls below may come from any thread but the keeper's; those marked "asks the
- * keeper" wait for it at most two seconds (-ETIMEDOUT).
+ * keeper" wait for it (a busy keeper answers within milliseconds).
  */
 
 #include <stdbool.h>

@@ -99,7 +99,6 @@ static int link_hello(void *arg, struct local_link *link, const struct wire_hell
 	}
 	session->link = link;
 	session->readonly = hello->flags & WIRE_HELLO_READONLY;
-	session->operator_role = wants_operator;
 	session->pid = peer->pid;
 	session->uid = peer->uid;
 	snprintf(session->name, sizeof(session->name), "%s", hello->name);
@@ -153,6 +152,8 @@ static void request_number(
 		}
 	} else if (number >= INDEX_SPACES_MAX || !(session->spaces & 1ull << number)) {
 		answer.head.status = -ENOENT;
+	} else if (session->readonly) {
+		answer.head.status = -EROFS;
 	} else if (request->head.op == WIRE_SPACE_PURGE) {
 		answer.number = remove_space(session->realm, (uint32_t)number, SKEP_REASON_REMOVED);
 	} else {

@@ -24,7 +24,8 @@ struct node {
 	/* Pools grow on this thread; it alone calls dram_populate(). */
 	pthread_t keeper_thread, memory_thread;
 	bool keeper_runs, memory_runs;
-	_Atomic bool stopping;
+	_Atomic bool stopping;	  /* nothing new begins */
+	_Atomic bool keeper_ends; /* set when nobody waits for the keeper any more */
 	pthread_mutex_t memory_lock;
 	pthread_cond_t memory_changed;
 	unsigned pools_ready, pools_short; /* under memory_lock */

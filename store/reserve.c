@@ -26,6 +26,17 @@ struct reserving {
 	uint8_t proof[INDEX_BLOCK_TOKENS_MAX * 4 + INDEX_KEY_BYTES_MAX + INDEX_EXTRA_BYTES_MAX];
 };
 
+/* Evicts until @rest frames of the class fit the quota, which may have been lowered meanwhile. */
+static bool quota_make_room(struct realm *realm, unsigned class, uint32_t rest)
+{
+	struct dram_status status;
+	uint64_t want;
+
+	dram_status_get(realm->dram, &status);
+	want = status.used_bytes + dram_frame_bytes(realm->dram, class) * rest;
+	return want > status.use_max && evict_bytes(realm, want - status.use_max);
+}
+
 /* A frame for the @rest blocks still to come, evicting what must go. */
 static int64_t frame_take(struct reserving *job, uint32_t rest)
 {
@@ -35,9 +46,8 @@ static int64_t frame_take(struct reserving *job, uint32_t rest)
 
 	/* Each round frees something or ends; a class change may take more than one. */
 	for (unsigned round = 0; frame < 0 && round < 4; round++) {
-		uint64_t bytes = dram_frame_bytes(realm->dram, job->class);
-
-		if (frame == -EDQUOT ? !evict_bytes(realm, bytes * rest) : !evict_for(realm, &want))
+		if (frame == -EDQUOT ? !quota_make_room(realm, job->class, rest)
+				     : !evict_for(realm, &want))
 			break;
 		frame = dram_frame_get(realm->dram, job->class, NONE32);
 	}
@@ -50,8 +60,9 @@ static bool hopeless(const struct realm *realm)
 	struct dram_status status;
 
 	dram_status_get(realm->dram, &status);
-	return realm->reservation_count == 0 && realm->pins_seen == 0 && !realm->operator_pins &&
-	       !realm->removed.count && status.ready_bytes == status.bytes;
+	return realm->reservation_count == 0 && !realm->pending_count && realm->pins_seen == 0 &&
+	       !realm->operator_pins && !realm->removed.count &&
+	       status.ready_bytes == status.bytes;
 }
 
 /* Adds a reservation of the part to a block that stands pending. */
@@ -128,6 +139,23 @@ static int block_read(struct reserving *job, uint32_t i, struct reserve_block *b
 	return 0;
 }
 
+/* Makes the name, evicting others for a slot or for memory of its record. */
+static int64_t name_make(struct reserving *job, uint32_t rest)
+{
+	struct realm *realm = job->realm;
+	int64_t slot = index_name_make(realm, &job->name);
+	int class;
+
+	if (slot < 0 && evict_blocks(realm, MIN_OF(rest, 64)))
+		slot = index_name_make(realm, &job->name);
+	if (slot >= 0 || !realm->index.free_count)
+		return slot;
+	class = index_record_class(realm, &job->name);
+	if (class >= 0 && evict_for_record(realm, (unsigned)class))
+		slot = index_name_make(realm, &job->name);
+	return slot;
+}
+
 /* Makes the name and reserves its first part. Return: slot, or -EAGAIN: no room. */
 static int64_t block_make(struct reserving *job, uint32_t rest, struct reserve_block *block)
 {
@@ -138,9 +166,7 @@ static int64_t block_make(struct reserving *job, uint32_t rest, struct reserve_b
 	frame = frame_take(job, rest);
 	if (frame < 0)
 		return -EAGAIN;
-	slot = index_name_make(realm, &job->name);
-	if (slot < 0 && evict_blocks(realm, MIN_OF(rest, 64)))
-		slot = index_name_make(realm, &job->name);
+	slot = name_make(job, rest);
 	if (slot < 0) {
 		dram_frame_put(realm->dram, job->class, (uint64_t)frame);
 		return -EAGAIN;

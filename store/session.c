@@ -12,28 +12,34 @@
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
 
+/* Operators come and go unseen by the realm: its counters and limits are its own sessions'. */
 int session_create(struct realm *realm, const struct page_end *page, struct session **out)
 {
+	bool operator_role = !page->base;
 	struct keeper *keeper = realm->keeper;
 	struct session *session;
 
-	if (realm->session_count >= realm->config.sessions_max)
+	if (!operator_role && realm->session_count >= realm->config.sessions_max)
 		return -EUSERS;
 	session = memory_zalloc(sizeof(*session));
 	if (!session)
 		return -ENOMEM;
 	session->realm = realm;
 	session->page = *page;
-	session->id = ++realm->next_session;
+	session->operator_role = operator_role;
+	session->id = operator_role ? 0 : ++realm->next_session;
 	session->opened_ns = keeper->now_ns;
 	list_init(&session->reservations);
 	list_init(&session->waits);
 	list_init(&session->of_blocked);
-	list_append(&realm->sessions, &session->of_realm);
+	list_init(&session->of_realm);
 	list_append(&keeper->sessions, &session->of_keeper);
-	realm->session_count++;
 	keeper->session_count++;
-	realm->counters[REALM_COUNTER_sessions_opened]++;
+	if (!operator_role) {
+		list_append(&realm->sessions, &session->of_realm);
+		realm->session_count++;
+		realm->counters[REALM_COUNTER_sessions_opened]++;
+	}
 	*out = session;
 	return 0;
 }
@@ -59,14 +65,14 @@ void session_end(struct session *session)
 	struct realm *realm = session->realm;
 
 	session_stop(session);
-	if (!session->said_bye)
+	if (!session->said_bye && !session->operator_role)
 		realm->counters[REALM_COUNTER_sessions_died]++;
 	put_session_gone(session);
 	space_session_gone(session);
 	SKEP_CHECK(list_empty(&session->reservations) && list_empty(&session->waits));
 	list_remove(&session->of_realm);
 	list_remove(&session->of_keeper);
-	realm->session_count--;
+	realm->session_count -= !session->operator_role;
 	realm->keeper->session_count--;
 	realm->room_made = true; /* its pins are gone */
 	memory_free(session);

@@ -143,11 +143,14 @@ static int fingerprint_make(const struct wire_space_open *request, char out[FING
 static void space_version_set(struct realm *realm, uint32_t index, uint64_t version)
 {
 	struct space *space = &realm->spaces[index];
+	char named[sizeof(space->name) + sizeof(space->fingerprint) + 1];
 	struct id_secret_input in = {.realm_secret = realm->config.secret,
 		.realm_secret_bytes = realm->config.secret_bytes,
-		.fingerprint = space->fingerprint,
+		.fingerprint = named,
 		.version = version};
 
+	/* The name too: an id shown to an operator names one block of the realm. */
+	snprintf(named, sizeof(named), "%s\n%s", space->name, space->fingerprint);
 	space->version = version;
 	space->generation = realm_draw(realm);
 	id_secret_make(space->secret, &in);
@@ -171,8 +174,8 @@ static int space_place(struct realm *realm)
 	return -ENOSPC;
 }
 
-static int space_make(
-	struct realm *realm, const struct wire_space_open *request, const char *fingerprint)
+static int space_make(struct realm *realm, const struct wire_space_open *request,
+	const char *fingerprint, char field[WIRE_NAME_MAX])
 {
 	int place = space_place(realm), class;
 	struct space *space;
@@ -192,8 +195,12 @@ static int space_make(
 		space->part_ranges[i] = request->parts[i].ranges ? request->parts[i].ranges : 1;
 		space->ranges += space->part_ranges[i];
 		class = dram_class(realm->dram, request->parts[i].bytes);
-		if (class < 0)
+		if (class < 0) { /* no chunk holds it, or the pool knows too many sizes */
+			snprintf(field, WIRE_NAME_MAX, "parts[%u].bytes", i);
+			memset(space, 0, sizeof(*space));
+			space->first_root = NONE32;
 			return -ENOSPC;
+		}
 		space->classes[i] = (uint8_t) class;
 		realm->lru_of_class[class] |= 1ull << space->classes[0];
 	}
@@ -229,7 +236,7 @@ int space_open(struct session *session, const struct wire_space_open *request,
 		if (answer->field[0])
 			return SKEP_STATUS_EDIFFERS;
 	} else {
-		place = space_make(realm, request, fingerprint);
+		place = space_make(realm, request, fingerprint, answer->field);
 		if (place < 0)
 			return place;
 	}

@@ -332,6 +332,8 @@ struct index_name {
 };
 /* Makes a name in state ENTRY_PENDING. Return: slot, or -ENOSPC (slots or heap are full). */
 int64_t index_name_make(struct realm *realm, const struct index_name *name);
+/* The class of its record in index.records, or -ENOSPC (no heap holds it, or too many sizes). */
+int index_record_class(struct realm *realm, const struct index_name *name);
 /* Nobody finds the block by name any more; its children must be gone. The slot stays taken. */
 void index_name_hide(struct realm *realm, uint32_t slot);
 /* The slot of a hidden name may be used again; its frames must be free. */
@@ -376,6 +378,8 @@ unsigned evict_for(struct realm *realm, const struct room_want *want);
 uint64_t evict_bytes(struct realm *realm, uint64_t bytes);
 /* Frees slots (or record memory) by evicting @blocks of the coldest leaves. */
 unsigned evict_blocks(struct realm *realm, unsigned blocks);
+/* Makes room for a record of @class where only records of other sizes are left. */
+bool evict_for_record(struct realm *realm, unsigned class);
 /* A child's frames are free: counts it at the parent, which may now be a leaf. */
 void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp_ns);
 

@@ -140,8 +140,10 @@ static int attachment_connect(
 		welcome);
 	if (!status)
 		status = local_client_open(&a->local, fd, welcome);
-	if (status < 0)
+	if (status < 0) {
+		local_bye(fd);
 		close(fd);
+	}
 	return status;
 }
 
@@ -206,8 +208,12 @@ void attachment_destroy(struct skep *session, struct attachment *a)
 {
 	if (!a || a == &attachment_nowhere)
 		return;
-	if (!a->gone)
+	if (!a->gone) {
+		/* One that never got as far as to be used; else it was said before. */
+		if (!atomic_load_explicit(&a->down, memory_order_relaxed))
+			local_client_bye(&a->local);
 		attachment_unmap(session, a);
+	}
 	pthread_mutex_destroy(&a->ask_lock);
 	memory_free(a);
 }

@@ -300,12 +300,20 @@ static inline void attachment_unhold(struct attachment *a)
 		atomic_store_explicit(&a->holds, holds - 1, memory_order_relaxed);
 }
 
-/* Takes over what the caller filled, by its struct_bytes. -EINVAL (too short), -E2BIG (asks for
- * something that this library does not know). */
-struct options_shape {
-	size_t bytes, bytes_min;
+/* The sizes of a struct that the caller fills: as he knows it, and as this library does. */
+struct struct_shape {
+	size_t theirs, mine;
 };
-int options_take(void *to, const void *from, struct options_shape shape);
+int struct_check_longer(const void *from, struct struct_shape shape);
+/* Return: 0; -EINVAL (too short), -E2BIG (asks for something that this library does not know). */
+static inline int struct_check(const void *from, struct struct_shape shape)
+{
+	return __builtin_expect(shape.theirs == shape.mine, 1) ? 0
+							       : struct_check_longer(from, shape);
+}
+
+/* Copies such a struct, of which the first field is struct_bytes. Return: as struct_check(). */
+int struct_take(void *to, const void *from, size_t bytes);
 
 /* One request on the socket of @a; see struct local_ask. Takes the ask lock. */
 int attachment_ask(struct attachment *a, const struct local_ask *ask);

@@ -383,8 +383,7 @@ int skep_commit(struct skep *session, struct skep_frame *frames, unsigned count,
 	if (status)
 		return status;
 	if (commit)
-		status = options_take(
-			&mine, commit, (struct options_shape){sizeof(mine), sizeof(mine)});
+		status = struct_take(&mine, commit, sizeof(mine));
 	else
 		mine.deadline_ns = clock_ns() + CALL_NS;
 	job.given = mine.given;

@@ -237,8 +237,8 @@ static void quarantine(struct skep *session, const struct skep_copy *copy)
 		.generation = copy->ref.frame_generation};
 
 	submission.u.other.part = copy->part;
-	/* No room: whoever reads it next finds it as wrong. */
-	local_client_push(&session->current->local, &submission, LOCAL_PUSH_WAKE);
+	/* If there is no room for so long, whoever reads it next finds it as wrong. */
+	(void)call_push(session, &submission, clock_ns() + ANSWER_NS);
 }
 
 static int64_t copy_out(struct skep *session, const struct skep_copy *copy)
@@ -279,9 +279,7 @@ int64_t skep_copy(struct skep *session, const struct skep_copy *copy)
 
 	if (result)
 		return result;
-	result =
-		copy ? options_take(&mine, copy, (struct options_shape){sizeof(mine), sizeof(mine)})
-		     : -EINVAL;
+	result = copy ? struct_take(&mine, copy, sizeof(mine)) : -EINVAL;
 	if (!result &&
 		(!mine.space || mine.space->session != session || (mine.to_count && !mine.to)))
 		result = -EINVAL;

@@ -56,8 +56,7 @@ void skep_release(struct skep *session, struct skep_pin *pin)
 
 static bool request_sound(const struct skep *session, const struct skep_match *request)
 {
-	return request->struct_bytes >= sizeof(*request) && request->chain &&
-	       request->chain->space->session == session &&
+	return request->chain && request->chain->space->session == session &&
 	       (request->flags == SKEP_MATCH_PIN || request->flags == SKEP_MATCH_PEEK) &&
 	       request->first <= request->chain->probe.block_count &&
 	       (request->refs || !request->refs_max);
@@ -178,6 +177,11 @@ static int requests_check(struct skep *session, struct skep_match *requests, uns
 	for (unsigned i = 0; i < count; i++) {
 		const struct skep_match *request = request_at(requests, i);
 
+		int status = struct_check(
+			request, (struct struct_shape){requests->struct_bytes, sizeof(*request)});
+
+		if (status < 0)
+			return status;
 		if (request->struct_bytes != requests->struct_bytes ||
 			!request_sound(session, request))
 			return -EINVAL;

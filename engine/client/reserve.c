@@ -103,6 +103,12 @@ static int batch_take(struct putting *job, const uint8_t *area, uint32_t answere
 	return 0;
 }
 
+/* Who holds frames of this call already does not wait for more: they might be all there are. */
+static uint64_t reserve_deadline(const struct putting *job)
+{
+	return job->done ? 0 : job->request->deadline_ns;
+}
+
 /* Asks for the next blocks below @parent. Return: how many were asked for and answered. */
 static int reserve_batch(struct putting *job, const struct probe_name *parent, uint32_t *asked)
 {
@@ -116,13 +122,12 @@ static int reserve_batch(struct putting *job, const struct probe_name *parent, u
 		.slot = parent->slot,
 		.generation = parent->name_generation,
 		.count = blocks.count,
-		.deadline_ns = job->request->deadline_ns};
+		.deadline_ns = reserve_deadline(job)};
 	struct completion answer;
 	int status;
 
 	*asked = blocks.count;
-	status =
-		call_reserve_ready(job->session, call_limit(clock_ns(), job->request->deadline_ns));
+	status = call_reserve_ready(job->session, call_limit(clock_ns(), submission.deadline_ns));
 	if (status < 0)
 		return status;
 	call = call_open(job->session, SUBMIT_RESERVE, bytes);
@@ -238,12 +243,14 @@ int skep_reserve(struct skep *session, struct skep_reserve *request, struct skep
 
 	if (status)
 		return status;
-	if (request && request->struct_bytes >= sizeof(*request) && request->chain &&
-		request->chain->space->session == session) {
+	status = request ? struct_check(request,
+				   (struct struct_shape){request->struct_bytes, sizeof(*request)})
+			 : -EINVAL;
+	if (!status && (!request->chain || request->chain->space->session != session))
+		status = -EINVAL;
+	if (!status) {
 		job.chain = request->chain;
 		status = reserve(&job);
-	} else {
-		status = -EINVAL;
 	}
 	session_exit(session);
 	return status;

@@ -48,21 +48,28 @@ uint64_t skep_deadline_ms(uint64_t ms)
 	return ms > CLOCK_NEVER / NS_PER_MS ? CLOCK_NEVER : clock_after(clock_ns(), ms * NS_PER_MS);
 }
 
-int options_take(void *to, const void *from, struct options_shape shape)
+int struct_check_longer(const void *from, struct struct_shape shape)
 {
 	const uint8_t *bytes = from;
-	size_t theirs;
 
-	memset(to, 0, shape.bytes);
-	memcpy(&theirs, from, sizeof(theirs));
-	if (theirs < shape.bytes_min)
+	if (shape.theirs < shape.mine)
 		return -EINVAL;
-	memcpy(to, from, MIN_OF(theirs, shape.bytes));
-	/* A field that we do not know and that says something must not be passed over. */
-	for (size_t i = shape.bytes; i < theirs; i++)
+	for (size_t i = shape.mine; i < shape.theirs; i++)
 		if (bytes[i])
 			return -E2BIG;
 	return 0;
+}
+
+int struct_take(void *to, const void *from, size_t bytes)
+{
+	struct struct_shape shape = {.mine = bytes};
+	int status;
+
+	memcpy(&shape.theirs, from, sizeof(shape.theirs));
+	status = struct_check(from, shape);
+	if (!status)
+		memcpy(to, from, bytes);
+	return status;
 }
 
 void id_bytes(uint8_t out[16], struct block_id id)
@@ -258,9 +265,7 @@ int skep_open(const char *where, const struct skep_open_options *options, struct
 
 	if (!out)
 		return -EINVAL;
-	status = options ? options_take(&mine, options,
-				   (struct options_shape){sizeof(mine), sizeof(mine)})
-			 : 0;
+	status = options ? struct_take(&mine, options, sizeof(mine)) : 0;
 	if (!status)
 		status = library_get(&library);
 	if (status < 0)

@@ -245,8 +245,7 @@ static int space_open(
 	struct skep_space *space;
 	struct binding binding;
 	unsigned index = 0;
-	int status =
-		options_take(&mine, options, (struct options_shape){sizeof(mine), sizeof(mine)});
+	int status = struct_take(&mine, options, sizeof(mine));
 
 	session->field[0] = 0;
 	if (!status)

@@ -90,9 +90,7 @@ int skep_wait(struct skep *session, const struct skep_wait *wait)
 
 	if (status)
 		return status;
-	status =
-		wait ? options_take(&mine, wait, (struct options_shape){sizeof(mine), sizeof(mine)})
-		     : -EINVAL;
+	status = wait ? struct_take(&mine, wait, sizeof(mine)) : -EINVAL;
 	if (!status)
 		status = wait_run(session, &mine);
 	session_exit(session);

@@ -643,10 +643,11 @@ int library_add(struct library *library, struct skep *session)
 void library_remove(struct skep *session)
 {
 	struct library *library = session->library;
-	struct watcher *w = library->watcher, *last = NULL;
+	struct watcher *w, *last = NULL;
 	bool in_work;
 
 	pthread_mutex_lock(&library->lock);
+	w = library->watcher;
 	list_remove(&session->link);
 	session->closed = true;
 	in_work = w->working == session;

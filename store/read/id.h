@@ -23,9 +23,10 @@ struct id_input {
 };
 
 /*
- * XXH3-128 under @secret (ID_SECRET_BYTES, from the realm's secret and the space's fingerprint)
- *over parent id (16 bytes, low word first), then named by tokens: the tokens, little-endian;  by a
- *key: the key alone; then where there are extra keys: the extra keys and their length as 4 bytes.
+ * XXH3-128 under @secret (ID_SECRET_BYTES, from the realm's secret and the space's fingerprint) over
+ *   - the parent's id (16 bytes, low word first),
+ *   - the tokens, little-endian; of a block named by a key, the key alone,
+ *   - where there are extra keys, these and their length as 4 bytes.
  * (DESIGN section 6.) @id_bits < 128 keeps that many low bits: the collision test alone does that.
  * Any thread, no allocation.
  */

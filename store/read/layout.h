@@ -18,7 +18,7 @@
  * acquire fence, load name_generation again: equal and not 0 = the fields belong together. The same
  * holds for record memory, which is reused only after the name was dropped.
  * frame_generation is 0 while the block cannot be had from DRAM; part fields are stored before it
- *is set (release) and are stable while it keeps its value and a pin names it (pin.h).
+ * is set (release) and are stable while it keeps its value and a pin names it (pin.h).
  */
 
 #include <stdatomic.h>

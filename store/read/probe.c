@@ -204,6 +204,9 @@ bool probe_find(const struct index_view *view, const struct block_id *id,
 		uint32_t slot = (uint32_t)word;
 		unsigned steps = 0;
 
+		/* Who finds a block wants its parts: this line need not wait for the entry's. */
+		if (slot < view->head->slot_count)
+			__builtin_prefetch(&view->parts[slot]);
 		while (slot < view->head->slot_count && steps++ < BUCKET_STEPS_MAX) {
 			if (slot_matches(view, slot, id, parent, proof, name))
 				return true;
@@ -232,22 +235,28 @@ static struct probe_name space_root(const struct index_view *view, uint32_t spac
 
 /*
  * How many blocks ahead of a walk lines are asked for. What was put at once lies slot after slot
- * and record after record: the next places are guessed. Where blocks were put one by one, beside
- * those of other chains, guesses are wrong again and again; then the buckets tell the places, and
- * so that nothing is waited for they are asked for even earlier.
+ * and record after record: the next places are guessed. Where blocks were put by twos and threes
+ * beside those of other chains, guesses are wrong again and again; then the buckets tell the
+ * places. That is a line more a block, and so that nothing is waited for, a longer way ahead.
  */
 enum {
 	AHEAD_RECORDS = 8,
 	AHEAD_ENTRIES = 16,
-	AHEAD_BUCKETS = 32,    /* a power of two */
-	SCATTERED_BLOCKS = 64, /* how long the buckets are asked after a guess was wrong */
+	AHEAD_HEADS = 24,
+	AHEAD_BUCKETS = 32, /* a power of two */
+	/* A wrong guess weighs so much, and a block less with each block … */
+	JUMP_WEIGHT = 16,
+	/* … and with so much together the buckets are asked, for so many blocks. */
+	SCATTERED_WEIGHT = 40,
+	SCATTERED_BLOCKS = 32,
 };
 
 struct walk {
-	uint32_t end;			    /* no block from here on is looked for */
-	uint32_t jumped_at;		    /* the last block that was not where it was guessed */
-	uint32_t scattered_until;	    /* the buckets are asked before this block */
-	uint32_t buckets, entries, records; /* asked for so far, while scattered */
+	uint32_t end;		  /* no block from here on is looked for */
+	uint32_t jumped_at;	  /* the last block that was not where it was guessed */
+	uint32_t weight;	  /* of wrong guesses, at that block */
+	uint32_t scattered_until; /* the buckets are asked before this block */
+	uint32_t buckets, heads, entries, records; /* asked for so far, while scattered */
 	uint32_t slots[AHEAD_BUCKETS]; /* as the buckets say, of block i at i % AHEAD_BUCKETS */
 };
 
@@ -265,23 +274,30 @@ static void prefetch_record(const struct index_view *view, uint32_t slot)
 static __attribute__((noinline)) void ahead_by_buckets(const struct index_view *view,
 	const struct probe_chain *chain, struct walk *walk, uint32_t i)
 {
-	uint32_t slot_count = view->head->slot_count;
+	uint32_t slot_count = view->head->slot_count, *slot;
 
 	for (; walk->buckets < MIN_OF(i + AHEAD_BUCKETS, walk->end); walk->buckets++)
 		__builtin_prefetch(bucket_of(view, chain->ids[walk->buckets].low));
+	for (; walk->heads < MIN_OF(i + AHEAD_HEADS, walk->end); walk->heads++) {
+		slot = &walk->slots[walk->heads % AHEAD_BUCKETS];
+		*slot = (uint32_t)LOAD(bucket_of(view, chain->ids[walk->heads].low)->word);
+		if (*slot < slot_count)
+			__builtin_prefetch(&view->entries[*slot]);
+	}
 	for (; walk->entries < MIN_OF(i + AHEAD_ENTRIES, walk->end); walk->entries++) {
-		uint32_t slot =
-			(uint32_t)LOAD(bucket_of(view, chain->ids[walk->entries].low)->word);
-
-		walk->slots[walk->entries % AHEAD_BUCKETS] = slot;
-		if (slot < slot_count)
-			__builtin_prefetch(&view->entries[slot]);
+		slot = &walk->slots[walk->entries % AHEAD_BUCKETS];
+		if (*slot >= slot_count ||
+			LOAD(view->entries[*slot].id_low) == chain->ids[walk->entries].low)
+			continue;
+		/* Another block of the bucket came first. */
+		*slot = LOAD(view->entries[*slot].next_slot);
+		if (*slot < slot_count)
+			__builtin_prefetch(&view->entries[*slot]);
 	}
 	for (; walk->records < MIN_OF(i + AHEAD_RECORDS, walk->end); walk->records++) {
-		uint32_t slot = walk->slots[walk->records % AHEAD_BUCKETS];
-
-		if (slot < slot_count)
-			prefetch_record(view, slot);
+		slot = &walk->slots[walk->records % AHEAD_BUCKETS];
+		if (*slot < slot_count)
+			prefetch_record(view, *slot);
 	}
 }
 
@@ -305,12 +321,14 @@ static __attribute__((noinline)) void run_ends(const struct index_view *view, ui
 static __attribute__((noinline)) void walk_jump(
 	const struct index_view *view, struct walk *walk, uint32_t i, uint32_t slot)
 {
-	uint32_t since = i - walk->jumped_at;
+	uint32_t passed = i - walk->jumped_at;
 
 	walk->jumped_at = i;
-	if (since < AHEAD_ENTRIES) {
+	walk->weight -= MIN_OF(walk->weight, passed);
+	walk->weight = MIN_OF(walk->weight + JUMP_WEIGHT, 2u * SCATTERED_WEIGHT);
+	if (walk->weight >= SCATTERED_WEIGHT) {
 		if (i >= walk->scattered_until)
-			walk->buckets = walk->entries = walk->records = i + 1;
+			walk->buckets = walk->heads = walk->entries = walk->records = i + 1;
 		walk->scattered_until = i + SCATTERED_BLOCKS;
 		return;
 	}

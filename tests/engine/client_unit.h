@@ -40,10 +40,32 @@ static inline struct resources resources_now(const char *words)
 	return now;
 }
 
+/* As things stand when nothing changes any more. */
+static inline struct resources resources_settled(const char *words)
+{
+	struct resources now = resources_now(words), next;
+
+	for (unsigned same = 0; same < 8; same++) {
+		usleep(10000);
+		next = resources_now(words);
+		if (memcmp(&now, &next, sizeof(now)))
+			same = 0;
+		now = next;
+	}
+	return now;
+}
+
+/* The other side lets go in its own time: that much is waited for. */
 static inline void resources_require(const struct resources *before, const char *words)
 {
-	struct resources now = resources_now(words);
+	struct resources now;
 
+	for (unsigned tries = 0; tries < 500; tries++) {
+		now = resources_now(words);
+		if (!memcmp(&now, before, sizeof(now)))
+			return;
+		usleep(5000);
+	}
 	REQUIRE_EQ(now.descriptors, before->descriptors);
 	REQUIRE_EQ(now.mappings, before->mappings);
 	REQUIRE_EQ(now.threads, before->threads);
@@ -52,7 +74,7 @@ static inline void resources_require(const struct resources *before, const char 
 enum { UNIT_BLOCK_TOKENS = 16, UNIT_PART_BYTES = 4096 };
 
 /* A space of blocks of 16 tokens and one part of 4 KiB. */
-static inline struct skep_space *unit_space(struct skep *session, uint32_t flags)
+static inline int unit_space_open(struct skep *session, uint32_t flags, struct skep_space **space)
 {
 	static const struct skep_part_layout part = {.bytes = UNIT_PART_BYTES};
 	struct skep_space_options options = {.struct_bytes = sizeof(options),
@@ -62,9 +84,15 @@ static inline struct skep_space *unit_space(struct skep *session, uint32_t flags
 		.part_count = 1,
 		.parts = &part,
 		.flags = flags};
+
+	return skep_space_open(session, &options, space);
+}
+
+static inline struct skep_space *unit_space(struct skep *session, uint32_t flags)
+{
 	struct skep_space *space;
 
-	REQUIRE_EQ(skep_space_open(session, &options, &space), 0);
+	REQUIRE_EQ(unit_space_open(session, flags, &space), 0);
 	return space;
 }
 

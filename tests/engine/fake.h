@@ -120,7 +120,8 @@ static inline struct index_entry *fake_entries(struct fake *fake)
 	return (struct index_entry *)(void *)(fake->index + head->entries_at);
 }
 
-/* Waits until *@count is at least @wanted; fails the test after two seconds. */
-void fake_await(_Atomic unsigned *count, unsigned wanted);
+/* Waits until *@count is at least @wanted; fails the test after five seconds. */
+#define fake_await(count, wanted) fake_await_at(__FILE__, __LINE__, count, wanted)
+void fake_await_at(const char *file, int line, _Atomic unsigned *count, unsigned wanted);
 
 #endif

@@ -460,9 +460,11 @@ static void records_wait_and_are_dropped_when_full(void)
 {
 	struct local_client *local = &session->current->local;
 	uint64_t dropped = local->touches_dropped;
+	unsigned before;
 
 	fake.deaf = true;
 	usleep(20000);
+	before = fake.touches;
 	for (unsigned i = 0; i < PAGE_SUBMISSIONS + 10; i++) {
 		struct skep_match match = matched(0, 1, SKEP_MATCH_PIN);
 
@@ -471,6 +473,7 @@ static void records_wait_and_are_dropped_when_full(void)
 	}
 	REQUIRE(local->touches_dropped >= dropped + 10);
 	fake.deaf = false;
+	fake_await(&fake.touches, before + PAGE_SUBMISSIONS);
 	(void)touch_of(0, 1);
 }
 

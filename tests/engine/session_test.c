@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sessions: opening against a daemon that is not there, says nonsense, dies or comes back; nothing
- * leaks, nobody waits longer than he said, and every submit completes once.
+ * A daemon that dies and comes back under open sessions: it is seen at once, calls miss, pointers
+ * stay right, the old pool goes when its last pointer went, and every submit completes once.
  */
-#include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/resource.h>
 
-#include "base/memory.h"
 #include "base/status.h"
 #include "engine/client/client_priv.h"
 #include "tests/engine/client_unit.h"
@@ -18,173 +14,6 @@ static struct fake fake = {.secret = 3};
 
 /* What the promise says, but for a machine that is busy with other tests: the best of some. */
 #define DEATH_SEEN_NS (100 * NS_PER_MS)
-
-/* ---------------------------------------------------------------------------------- opening */
-
-static int open_status(const char *where, uint32_t flags, uint64_t deadline_ns)
-{
-	struct skep_open_options options = {
-		.struct_bytes = sizeof(options), .flags = flags, .deadline_ns = deadline_ns};
-	struct skep *session = NULL;
-	int status = skep_open(where, &options, &session);
-
-	REQUIRE_EQ(status == 0, session != NULL);
-	skep_close(session);
-	return status;
-}
-
-static void opening_without_a_daemon_says_so(void)
-{
-	char long_path[200];
-
-	memset(long_path, 'a', sizeof(long_path));
-	long_path[sizeof(long_path) - 1] = 0;
-	REQUIRE_EQ(open_status("/tmp/skep-nobody-here.sock", 0, 0), -ENOENT);
-	REQUIRE_EQ(open_status("unix:/tmp/skep-nobody-here.sock", 0, 0), -ENOENT);
-	REQUIRE_EQ(open_status(long_path, 0, 0), -ENAMETOOLONG);
-	REQUIRE_EQ(open_status("embedded:dram=1GiB", 0, 0), -ENOTSUP);
-	REQUIRE_EQ(open_status("/tmp/skep-nobody-here.sock", 4, 0), -EINVAL);
-	REQUIRE_EQ(open_status("/tmp/skep-nobody-here.sock", SKEP_OPEN_NO_WAIT, 0), 0);
-	REQUIRE_EQ(setenv("SKEP_SOCKET", "/tmp/skep-nobody-here.sock", 1), 0);
-	REQUIRE_EQ(open_status(NULL, 0, 0), -ENOENT);
-	REQUIRE_EQ(skep_open(NULL, NULL, NULL), -EINVAL);
-	skep_close(NULL);
-}
-
-static void options_are_read_by_their_size(void)
-{
-	struct {
-		struct skep_open_options options;
-		uint64_t unknown;
-	} later = {.options = {.struct_bytes = sizeof(later), .flags = SKEP_OPEN_NO_WAIT}};
-	struct skep *session = NULL;
-
-	REQUIRE_EQ(skep_open(fake.path, &later.options, &session), 0);
-	skep_close(session);
-	later.unknown = 1; /* says something that this library does not know */
-	REQUIRE_EQ(skep_open(fake.path, &later.options, &session), -E2BIG);
-	later.options.struct_bytes = sizeof(later.options) - 1;
-	REQUIRE_EQ(skep_open(fake.path, &later.options, &session), -EINVAL);
-}
-
-static void wrong_answers_are_refused_by_name(void)
-{
-	static const int wanted[] = {
-#define X(name, status) status,
-		FAKE_FAULT_TABLE(X)
-#undef X
-	};
-	struct resources before;
-
-	REQUIRE_EQ(open_status(fake.path, 0, 0), 0);
-	usleep(20000);
-	before = resources_now("fake-");
-	for (int fault = 1; fault < FAKE_FAULT_COUNT; fault++) {
-		fake.fault = fault;
-		printf("fault %d\n", fault);
-		REQUIRE_EQ(
-			open_status(fake.path, 0, fault == FAKE_SILENT ? skep_deadline_ms(50) : 0),
-			wanted[fault]);
-		usleep(20000); /* the daemon sees that we hung up */
-		resources_require(&before, "fake-");
-	}
-	fake.fault = FAKE_NONE;
-	REQUIRE_EQ(open_status(fake.path, 0, 0), 0);
-	usleep(20000);
-	resources_require(&before, "fake-");
-}
-
-/* Descriptors run out at each place in turn. */
-static void few_descriptors_are_an_error_and_no_leak(void)
-{
-	struct resources before;
-	struct rlimit limit, small;
-	bool opened = false;
-
-	usleep(20000);
-	before = resources_now("fake-");
-	REQUIRE_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-	/* The daemon needs some too: it is of this process. So all but the first few are taken. */
-	for (unsigned room = 0; !opened; room++) {
-		unsigned top = 0;
-		int status;
-
-		for (int fd = 0; fd < 1024; fd++)
-			if (fcntl(fd, F_GETFD) >= 0)
-				top = (unsigned)fd;
-		small = limit;
-		small.rlim_cur = top + 1 + room;
-		REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &small), 0);
-		status = open_status(fake.path, 0, skep_deadline_ms(100));
-		REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
-		opened = status == 0;
-		REQUIRE(room < 64);
-		if (!opened)
-			REQUIRE(status == -EMFILE || status == -ETIMEDOUT || status == SKEP_EDOWN ||
-				status == -EPROTO);
-		usleep(20000);
-		resources_require(&before, "fake-");
-	}
-}
-
-static void space_options_are_checked_by_name(void)
-{
-	struct skep *session = unit_open(fake.path, 0);
-	struct skep_part_layout parts[2] = {{.bytes = 8192, .ranges = 2}, {.bytes = 4096}};
-	struct skep_space_options good = {.struct_bytes = sizeof(good),
-		.name = "space",
-		.block_tokens = 16,
-		.part_count = 2,
-		.parts = parts};
-	struct skep_space_options bad;
-	struct skep_space *space;
-	char long_text[300];
-
-	memset(long_text, 'm', sizeof(long_text));
-	long_text[sizeof(long_text) - 1] = 0;
-#define REFUSED(change, status, field)                                                             \
-	do {                                                                                       \
-		bad = good;                                                                        \
-		change;                                                                            \
-		REQUIRE_EQ(skep_space_open(session, &bad, &space), status);                        \
-		REQUIRE_TEXT(skep_space_field(session), field);                                    \
-	} while (0)
-	REFUSED(bad.name = NULL, -EINVAL, "name");
-	REFUSED(bad.name = "", -EINVAL, "name");
-	REFUSED(bad.name = long_text, -EINVAL, "name");
-	REFUSED(bad.model = long_text, -EINVAL, "model");
-	REFUSED(bad.engine = long_text, -EINVAL, "engine");
-	REFUSED(bad.block_tokens = 0, -EINVAL, "block_tokens");
-	REFUSED(bad.block_tokens = 16385, -EINVAL, "block_tokens");
-	REFUSED(bad.groups = 2, -ENOTSUP, "groups");
-	REFUSED(bad.part_count = 0, -EINVAL, "part_count");
-	REFUSED(bad.part_count = 65, -EINVAL, "part_count");
-	REFUSED(bad.parts = NULL, -EINVAL, "parts");
-	REFUSED(bad.flags = 2, -EINVAL, "flags");
-	REFUSED(parts[1].bytes = 0, -EINVAL, "parts[1].bytes");
-	parts[1].bytes = 4096;
-	REFUSED(parts[1].ranges = 2, -EINVAL, "parts[1].ranges");
-	parts[1].ranges = 3;
-	REFUSED((void)0, -EINVAL, "parts[1].ranges");
-	parts[1].ranges = 0;
-	REFUSED(parts[1].rank = 1, -EINVAL, "parts[1].rank");
-	parts[1].rank = 0;
-	REFUSED(parts[0].group = 1, -EINVAL, "parts[0].group");
-	parts[0].group = 0;
-	REFUSED(bad.name = "differs", SKEP_EDIFFERS, "model");
-#undef REFUSED
-	REQUIRE_EQ(skep_space_open(session, NULL, &space), -EINVAL);
-	REQUIRE_EQ(skep_space_open(session, &good, &space), 0);
-	REQUIRE_TEXT(skep_space_field(session), "");
-	skep_space_close(space);
-	for (unsigned i = 0; i < 64; i++)
-		REQUIRE_EQ(skep_space_open(session, &good, &space), 0);
-	REQUIRE_EQ(skep_space_open(session, &good, &space), -ENOSPC);
-	skep_space_close(space);
-	REQUIRE_EQ(skep_space_open(session, &good, &space), 0);
-	REQUIRE_EQ(skep_space_purge(space, skep_deadline_ms(1000)), 7);
-	skep_close(session);
-}
 
 /* ---------------------------------------------------------------------------- away, coming back */
 
@@ -288,8 +117,7 @@ static void daemon_dies_and_comes_back(void)
 	uint64_t best = UINT64_MAX;
 
 	fake_block(&fake, chain, 0, ENTRY_PRESENT, UNIT_PART_BYTES);
-	usleep(50000);
-	before = resources_now("fake-");
+	before = resources_settled("fake-");
 	for (unsigned i = 0; i < 4; i++) {
 		if (i == 2)
 			fake.secret++; /* another secret: chains are hashed anew */
@@ -297,7 +125,6 @@ static void daemon_dies_and_comes_back(void)
 	}
 	printf("death seen after %.1f ms\n", (double)best / 1e6);
 	REQUIRE(best <= DEATH_SEEN_NS);
-	usleep(200000);
 	resources_require(&before, "fake-");
 	skep_close(session);
 }
@@ -305,7 +132,7 @@ static void daemon_dies_and_comes_back(void)
 /* An engine that makes no call must not keep the old pool alive. */
 static void old_pool_goes_without_a_call(void)
 {
-	struct resources before = resources_now("fake-"), now;
+	struct resources now;
 	struct skep *session = unit_open(fake.path, 0);
 	uint64_t until = clock_ns() + 2 * NS_PER_S;
 
@@ -315,7 +142,6 @@ static void old_pool_goes_without_a_call(void)
 		usleep(5000);
 		now = resources_now("fake-");
 	} while (now.mappings);
-	(void)before;
 	fake_start(&fake);
 	unit_await_attached(session, 1);
 	skep_close(session);
@@ -509,352 +335,90 @@ static void queues_are_bounded_and_used_again(void)
 	skep_close(session);
 }
 
-/* The daemon is there and says nothing: calls end by their deadlines, late answers do no harm. */
-static void silent_daemon_costs_no_more_than_the_deadline(void)
-{
-	struct skep *session = unit_open(fake.path, 0);
-	struct skep_space *space = unit_space(session, 0);
-	struct skep_chain *chain = unit_chain(space, 4, 16);
-	struct skep_frame frames[4];
-	struct skep_reserve reserve = {.struct_bytes = sizeof(reserve), .chain = chain, .count = 4};
-	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
-	uint64_t began = clock_ns();
-	unsigned aborts = fake.aborts;
+/* -------------------------------------------------------------------------------- many threads */
 
-	fake.deaf = fake.mute = true;
-	usleep(20000);
-	REQUIRE_EQ(skep_reserve(session, &reserve, frames), -ETIMEDOUT);
-	REQUIRE_EQ(skep_reserve(session, &reserve, frames), -ETIMEDOUT);
-	REQUIRE_EQ(skep_stats(session, skep_deadline_ms(150), &stats), -ETIMEDOUT);
-	REQUIRE(clock_ns() - began < 5 * NS_PER_S);
-	fake.deaf = fake.mute = false;
-	/* What was answered too late is given back, and the next answer is not the last one's. */
-	reserve.deadline_ns = skep_deadline_ms(2000);
-	REQUIRE_EQ(skep_reserve(session, &reserve, frames), 4);
-	fake_await(&fake.aborts, aborts + 1);
-	REQUIRE_EQ(fake_last(&fake, &fake.last_abort).count, 4);
-	REQUIRE_EQ(skep_space_purge(space, skep_deadline_ms(2000)), 7);
-	REQUIRE_EQ(skep_stats(session, skep_deadline_ms(2000), &stats), 0);
-	REQUIRE_EQ(skep_abort(session, frames, 4), 0);
-	fake_await(&fake.aborts, aborts + 2);
-	skep_close(session);
-}
+enum { WORKERS = 4, DEATHS = 12 };
 
-/* ---------------------------------------------------------------------------------------- put */
+static _Atomic bool workers_stop;
 
-static void frames_go_through_all_ways_of_commit(void)
-{
-	struct skep *session = unit_open(fake.path, 0);
-	struct skep_space *space = unit_space(session, 0);
-	struct skep_chain *chain = unit_chain(space, 40, 17);
-	struct skep_frame frames[40];
-	struct skep_event events[64];
-	struct skep_reserve reserve = {.struct_bytes = sizeof(reserve),
-		.chain = chain,
-		.count = 40,
-		.deadline_ns = skep_deadline_ms(5000)};
-	struct skep_commit commit = {.struct_bytes = sizeof(commit), .deadline_ns = SKEP_FOREVER};
-	uint64_t sums[40] = {0};
-	unsigned seen = 0;
-
-	REQUIRE_EQ(skep_queue_create(session, &commit.queue), 0);
-	for (uint32_t way = 0; way < 6; way++) {
-		struct skep_queue *queue = commit.queue;
-
-		REQUIRE_EQ(skep_reserve(session, &reserve, frames), 40);
-		for (unsigned i = 0; i < 40; i++) {
-			REQUIRE_EQ(frames[i].block, i);
-			memset(frames[i].bytes, (int)i, frames[i].length);
-			sums[i] = skep_range_sum(frames[i].bytes, frames[i].length);
-		}
-		commit.sums = way % 3;
-		commit.given = sums;
-		commit.queue = way < 3 ? NULL : queue;
-		REQUIRE_EQ(skep_commit(session, frames, 40, &commit), 40);
-		commit.queue = queue;
-		for (unsigned i = 0; i < 40; i++)
-			REQUIRE_EQ(frames[i].status, way < 3 ? 0 : SKEP_EPENDING);
-		/* A frame is committed once. */
-		REQUIRE_EQ(skep_commit(session, frames, 40, NULL), 0);
-		REQUIRE_EQ(skep_abort(session, frames, 40), 0);
-		seen = 0;
-		while (way >= 3 && seen < 40) {
-			REQUIRE(readable(skep_queue_fd(queue), 2000));
-			int got = skep_queue_take(queue, events, 64);
-
-			for (int i = 0; i < got; i++)
-				REQUIRE(events[i].status == 0 && events[i].block < 40);
-			seen += (unsigned)got;
-		}
-	}
-	REQUIRE_EQ(session->current->holds, 0);
-	commit.sums = 3;
-	REQUIRE_EQ(skep_commit(session, frames, 1, &commit), -EINVAL);
-	commit.sums = SKEP_SUMS_GIVEN;
-	commit.given = NULL;
-	REQUIRE_EQ(skep_commit(session, frames, 1, &commit), -EINVAL);
-	skep_close(session);
-}
-
-static void reserve_checks_what_it_is_asked(void)
-{
-	struct skep *session = unit_open(fake.path, 0), *reader;
-	struct skep_space *space = unit_space(session, 0), *opaque = unit_space(session, 1);
-	struct skep_chain *chain = unit_chain(space, 4, 18), *keys;
-	struct skep_frame frames[8];
-	struct skep_reserve good = {.struct_bytes = sizeof(good), .chain = chain, .count = 4},
-			    bad = good;
-
-	bad.count = 5;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), -ERANGE);
-	bad = good;
-	bad.first = 5;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), -ERANGE);
-	bad = good;
-	bad.part = 1;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), -ERANGE);
-	bad = good;
-	bad.count = 0;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), -EINVAL);
-	bad = good;
-	bad.length = 100;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), -EINVAL);
-	bad = good;
-	bad.struct_bytes = 0;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), -EINVAL);
-	REQUIRE_EQ(skep_reserve(session, &good, NULL), -EINVAL);
-	REQUIRE_EQ(skep_reserve(session, NULL, frames), -EINVAL);
-	/* The block before it is not there: where to begin is named. */
-	bad = good;
-	bad.first = 2;
-	bad.count = 1;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), SKEP_EPARENT);
-	REQUIRE_EQ(bad.first_missing, 0);
-	REQUIRE_EQ(skep_chain_create(opaque, &keys), 0);
-	REQUIRE_EQ(skep_chain_append_key(keys, "sixteen bytes...", 16, NULL, 0), 1);
-	bad = (struct skep_reserve){.struct_bytes = sizeof(bad),
-		.chain = keys,
-		.count = 1,
-		.length = UNIT_PART_BYTES + 1};
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), -EINVAL);
-	bad.length = 100;
-	REQUIRE_EQ(skep_reserve(session, &bad, frames), 1);
-	REQUIRE_EQ(skep_abort(session, frames, 1), 0);
-	reader = unit_open(fake.path, SKEP_OPEN_READONLY);
-	good.chain = unit_chain(unit_space(reader, 0), 4, 18);
-	REQUIRE_EQ(skep_reserve(reader, &good, frames), -EROFS);
-	skep_close(reader);
-	skep_close(session);
-}
-
-/* -------------------------------------------------------------------------- fork, threads, memory
+/* One engine thread: everything it asks either works or is a miss, whatever happens to the daemon.
  */
-
-static int in_child(struct skep *session, struct skep_space *space, struct skep_chain *chain,
-	struct skep_queue *queue)
+static void *worker(void *arg)
 {
-	struct skep_match match = {
-		.struct_bytes = sizeof(match), .chain = chain, .flags = SKEP_MATCH_PIN};
-	struct skep_reserve reserve = {.struct_bytes = sizeof(reserve), .chain = chain, .count = 1};
-	struct skep_wait wait = {.struct_bytes = sizeof(wait), .chain = chain};
-	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
-	struct skep_explanation why = {.struct_bytes = sizeof(why)};
-	struct skep_copy copy = {.struct_bytes = sizeof(copy), .space = space};
-	struct skep_space_options options = {.struct_bytes = sizeof(options)};
-	struct skep_pin pin = {.cell = 1, .epoch = 1};
-	struct skep_ref ref = {0};
-	struct skep_view view;
-	struct skep_frame frame = {0};
-	struct skep_event event;
-	struct skep_space *new_space;
-	struct skep_chain *new_chain;
-	struct skep_queue *new_queue;
-	struct skep *own;
-	uint32_t token = 1, block;
-	uint8_t id[16];
-
-#define DEAD(call)                                                                                 \
-	do {                                                                                       \
-		if ((call) != -EOWNERDEAD)                                                         \
-			return __LINE__;                                                           \
-	} while (0)
-	DEAD(skep_attached(session));
-	DEAD(skep_match(session, &match, 1));
-	DEAD(skep_pin_refs(session, &ref, 1, &pin));
-	DEAD(skep_view(session, &ref, 0, &view));
-	DEAD(skep_copy(session, &copy));
-	DEAD(skep_reserve(session, &reserve, &frame));
-	DEAD(skep_commit(session, &frame, 1, NULL));
-	DEAD(skep_abort(session, &frame, 1));
-	DEAD(skep_missing(session, chain, 0, 0, &block, 1));
-	DEAD(skep_wait(session, &wait));
-	DEAD(skep_hint(session, chain, 0, 1));
-	DEAD(skep_explain(session, chain, 0, &why));
-	DEAD(skep_stats(session, 0, &stats));
-	DEAD(skep_space_open(session, &options, &new_space));
-	DEAD(skep_space_purge(space, 0));
-	DEAD(skep_space_step(space, 0));
-	DEAD(skep_chain_create(space, &new_chain));
-	DEAD(skep_chain_append(chain, &token, 1));
-	DEAD(skep_chain_extra(chain, "a", 1));
-	DEAD(skep_chain_id(chain, 0, id));
-	DEAD(skep_queue_create(session, &new_queue));
-	DEAD(skep_queue_fd(queue));
-	DEAD(skep_queue_take(queue, &event, 1));
-#undef DEAD
-	if (skep_chain_blocks(chain) != 0)
-		return __LINE__;
-	skep_release(session, &pin);
-	skep_chain_truncate(chain, 0);
-	skep_chain_destroy(chain);
-	skep_queue_destroy(queue);
-	skep_space_close(space);
-	skep_close(session);
-#if defined(__SANITIZE_THREAD__)
-	puts("TSan takes no threads in a child of fork(): a session of its own is not tried");
-	return 0;
-#endif
-	/* A session of its own works. */
-	if (skep_open(fake.path, NULL, &own) || skep_attached(own) != 1)
-		return __LINE__;
-	match.chain = unit_chain(unit_space(own, 0), 1, 20);
-	if (skep_match(own, &match, 1) || match.matched != 1)
-		return __LINE__;
-	skep_release(own, &match.pin);
-	skep_close(own);
-	return 0;
-}
-
-static void child_of_fork_touches_nothing(void)
-{
-	struct skep *session = unit_open(fake.path, 0);
-	struct skep_space *space = unit_space(session, 0);
-	struct skep_chain *chain = unit_chain(space, 1, 20);
+	struct skep *session = unit_open(fake.path, SKEP_OPEN_NO_WAIT);
+	struct skep_space *space = NULL;
 	struct skep_queue *queue;
-	struct skep_match match;
-	int status;
-	pid_t child;
+	uint64_t rounds = 0, submitted = 0, completed = 0;
+	struct skep_event events[64];
 
-	fake_block(&fake, chain, 0, ENTRY_PRESENT, UNIT_PART_BYTES);
-	REQUIRE_EQ(skep_queue_create(session, &queue), 0);
-	match = match_all(session, chain);
-	REQUIRE_EQ(match.matched, 1);
-	child = fork();
-	if (child == 0) {
-		int line = in_child(session, space, chain, queue);
+	unit_await_attached(session, 1);
+	while (unit_space_open(session, 0, &space) < 0)
+		usleep(1000);
+	while (skep_queue_create(session, &queue) < 0)
+		usleep(1000);
+	while (!workers_stop || completed < submitted) {
+		struct skep_chain *chain = unit_chain(space, 3, ++rounds);
+		struct skep_match match = match_all(session, chain);
+		struct skep_frame frames[3];
+		struct skep_reserve reserve = {.struct_bytes = sizeof(reserve),
+			.chain = chain,
+			.count = 3,
+			.deadline_ns = skep_deadline_ms(500)};
+		struct skep_commit commit = {.struct_bytes = sizeof(commit),
+			.queue = rounds % 2 ? queue : NULL,
+			.deadline_ns = skep_deadline_ms(500)};
+		int got = workers_stop ? 0 : skep_reserve(session, &reserve, frames);
 
-		if (line)
-			fprintf(stderr, "in the child: line %d\n", line);
-		_exit(line != 0);
+		REQUIRE(got >= 0 || got == SKEP_EDOWN || got == -ETIMEDOUT);
+		for (int i = 0; i < got; i++)
+			memset(frames[i].bytes, i, frames[i].length);
+		if (got > 0) {
+			int done = skep_commit(session, frames, (unsigned)got, &commit);
+
+			if (commit.queue && done > 0)
+				submitted += (uint64_t)done;
+			REQUIRE(done >= 0 || done == SKEP_EDOWN || done == -ETIMEDOUT ||
+				done == -EAGAIN);
+			skep_abort(session, frames, (unsigned)got);
+		}
+		got = skep_queue_take(queue, events, 64);
+		REQUIRE(got >= 0);
+		completed += (uint64_t)got;
+		skep_release(session, &match.pin);
+		skep_chain_destroy(chain);
 	}
-	REQUIRE(child > 0 && waitpid(child, &status, 0) == child);
-	REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-	/* The parent's pin stands as it stood. */
-	REQUIRE(session->current->pins[match.pin.cell].generation >= 2000);
-	skep_release(session, &match.pin);
+	REQUIRE_EQ(completed, submitted);
+	*(uint64_t *)arg = rounds;
 	skep_close(session);
+	return NULL;
 }
 
-static void second_thread_in_a_session_is_told(void)
+static void sessions_of_many_threads_live_through_deaths(uint64_t seed)
 {
-	struct skep *session = unit_open(fake.path, 0);
-	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
+	pthread_t threads[WORKERS];
+	uint64_t rounds[WORKERS], state = seed;
 
-	atomic_store(&session->busy, 1); /* as if another thread were inside */
-	REQUIRE_EQ(skep_stats(session, 0, &stats), -EBUSY);
-	REQUIRE_EQ(skep_match(session, NULL, 0), -EBUSY);
-	atomic_store(&session->busy, 0);
-	skep_close(session);
-}
-
-/* A count is no error. */
-static int failing(int status)
-{
-	return status < 0 ? status : 0;
-}
-
-/* One of everything; the first error ends it. */
-static int use_everything(void)
-{
-	struct skep_part_layout part = {.bytes = 4096};
-	struct skep_space_options options = {.struct_bytes = sizeof(options),
-		.name = "space",
-		.block_tokens = 16,
-		.part_count = 1,
-		.parts = &part};
-	struct skep_space_options opaque = options;
-	uint32_t tokens[1000] = {0};
-	struct skep_space *space;
-	struct skep_chain *chain, *keys;
-	struct skep_queue *queue;
-	struct skep_ref refs[4] = {0};
-	struct skep_pin pin;
-	struct skep *session;
-	int status = skep_open(fake.path, NULL, &session);
-
-	if (status)
-		return status;
-	opaque.name = "opaque";
-	opaque.flags = SKEP_SPACE_OPAQUE;
-	status = skep_space_open(session, &options, &space);
-	if (!status)
-		status = skep_chain_create(space, &chain);
-	if (!status)
-		status = failing(skep_chain_append(chain, tokens, 500));
-	if (!status)
-		status = skep_chain_extra(chain, "extra", 5);
-	if (!status)
-		status = failing(skep_chain_append(chain, tokens, 1000));
-	if (!status)
-		status = failing(skep_chain_append(chain, tokens, 1000));
-	if (!status)
-		status = skep_space_open(session, &opaque, &space);
-	if (!status)
-		status = skep_chain_create(space, &keys);
-	if (!status)
-		status = failing(skep_chain_append_key(keys, tokens, 64, tokens, 16));
-	if (!status)
-		status = skep_queue_create(session, &queue);
-	if (!status)
-		status = skep_pin_refs(session, refs, 4, &pin);
-	skep_close(session);
-	return status;
-}
-
-static void every_allocation_may_fail(void)
-{
-	struct resources before;
-	unsigned failed = 0;
-
-	REQUIRE_EQ(use_everything(), 0);
-	usleep(20000);
-	before = resources_now("fake-");
-	for (unsigned long nth = 1;; nth++) {
-		int status;
-
-		memory_fail_after(nth, 0);
-		status = use_everything();
-		memory_fail_after(0, 0);
-		if (status == 0)
-			break;
-		REQUIRE_EQ(status == -EAGAIN ? -ENOMEM : status, -ENOMEM);
-		failed++;
-		usleep(10000);
-		resources_require(&before, "fake-");
+	for (unsigned i = 0; i < WORKERS; i++)
+		REQUIRE_EQ(pthread_create(&threads[i], NULL, worker, &rounds[i]), 0);
+	for (unsigned i = 0; i < DEATHS; i++) {
+		usleep(1000 + unit_random(&state, 60000));
+		fake_kill(&fake);
+		usleep(unit_random(&state, 20000));
+		fake_start(&fake);
 	}
-	printf("%u allocations failed in turn\n", failed);
-	REQUIRE(failed > 20);
+	usleep(100000);
+	workers_stop = true;
+	for (unsigned i = 0; i < WORKERS; i++) {
+		REQUIRE_EQ(pthread_join(threads[i], NULL), 0);
+		printf("worker %u: %llu rounds\n", i, (unsigned long long)rounds[i]);
+	}
 }
 
 int main(int argc, char **argv)
 {
-	unit_seed(argc, argv);
+	uint64_t seed = unit_seed(argc, argv);
+
 	fake_start(&fake);
-	opening_without_a_daemon_says_so();
-	options_are_read_by_their_size();
-	wrong_answers_are_refused_by_name();
-	few_descriptors_are_an_error_and_no_leak();
-	space_options_are_checked_by_name();
 	session_without_a_daemon_misses_at_once();
 	daemon_dies_and_comes_back();
 	old_pool_goes_without_a_call();
@@ -862,12 +426,7 @@ int main(int argc, char **argv)
 	sleeper_wakes_when_the_daemon_dies();
 	queues_complete_exactly_once();
 	queues_are_bounded_and_used_again();
-	silent_daemon_costs_no_more_than_the_deadline();
-	frames_go_through_all_ways_of_commit();
-	reserve_checks_what_it_is_asked();
-	child_of_fork_touches_nothing();
-	second_thread_in_a_session_is_told();
-	every_allocation_may_fail();
+	sessions_of_many_threads_live_through_deaths(seed);
 	fake_end(&fake);
 	return 0;
 }

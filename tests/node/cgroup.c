@@ -97,8 +97,8 @@ bool cgroup_make(struct cgroup *group, const char *name, uint64_t limit, const c
 	groups[place] = *group;
 	snprintf(number, sizeof(number), "%" PRIu64, limit);
 	*why = "the memory controller is not delegated to this cgroup";
-	return file_write(group->path,
-		group->version == 1 ? "memory.limit_in_bytes" : "memory.max", number);
+	return file_write(
+		group->path, group->version == 1 ? "memory.limit_in_bytes" : "memory.max", number);
 }
 
 void cgroup_enter(const char *path)
@@ -123,8 +123,8 @@ uint64_t cgroup_bytes_max(const struct cgroup *group)
 
 uint64_t cgroup_kills(const struct cgroup *group)
 {
-	return file_number(group, group->version == 1 ? "memory.oom_control" : "memory.events",
-		"oom_kill ");
+	return file_number(
+		group, group->version == 1 ? "memory.oom_control" : "memory.events", "oom_kill ");
 }
 
 void cgroup_remove_all(void)

@@ -197,6 +197,8 @@ void daemon_init(struct daemon *daemon, struct daemon_size size)
 	memset(daemon, 0, sizeof(*daemon));
 	harness_path("socket", daemon->config.socket_path, sizeof(daemon->config.socket_path));
 	daemon->config.chunk_bytes = 16ull << 20;
+	daemon->config.loop_backend =
+		mix64(harness_seed) % 2 ? LOOP_BACKEND_EPOLL : LOOP_BACKEND_AUTO;
 	daemon_realm_add(daemon, "main", NULL, size);
 }
 
@@ -243,8 +245,7 @@ void daemon_node(const struct daemon *daemon, struct node_status *out)
 
 void daemon_realm(const struct daemon *daemon, unsigned index, struct realm_status *out)
 {
-	daemon_ask(
-		daemon, (struct request){.ask = ASK_REALM, .index = index}, out, sizeof(*out));
+	daemon_ask(daemon, (struct request){.ask = ASK_REALM, .index = index}, out, sizeof(*out));
 }
 
 unsigned daemon_sessions(

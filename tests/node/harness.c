@@ -21,13 +21,6 @@ static struct {
 	struct child children[CHILDREN_MAX];
 } harness;
 
-/* Children fork from a process that may have threads of its own (tests of fork), and start some. */
-const char *__tsan_default_options(void);
-const char *__tsan_default_options(void)
-{
-	return "die_after_fork=0";
-}
-
 unsigned harness_slower(void)
 {
 #if defined(__SANITIZE_THREAD__)
@@ -214,6 +207,19 @@ uint64_t child_kill(struct child *child)
 		exit(1);
 	}
 	return clock_ns();
+}
+
+void child_stop(const struct child *child)
+{
+	siginfo_t info;
+
+	REQUIRE(kill(child->pid, SIGSTOP) == 0);
+	REQUIRE(waitid(P_PID, (id_t)child->pid, &info, WSTOPPED) == 0);
+}
+
+void child_continue(const struct child *child)
+{
+	REQUIRE(kill(child->pid, SIGCONT) == 0);
 }
 
 void child_finish(struct child *child)

@@ -69,6 +69,10 @@ void child_start(struct child *child, const char *name, child_body *body, const 
 /* Kills it if it runs; the time at which the process had ended. */
 uint64_t child_kill(struct child *child);
 
+/* Stops it, and returns when all its threads stand still; lets it go on. */
+void child_stop(const struct child *child);
+void child_continue(const struct child *child);
+
 /* Waits until it ends by itself, with success. */
 void child_finish(struct child *child);
 
@@ -110,7 +114,8 @@ struct daemon {
 	uint64_t ready_ns;    /* when it was ready last */
 };
 
-/* A private socket, one realm "main" of @dram_bytes whose index has room for @blocks. */
+/* A private socket, one realm "main" of @dram_bytes whose index has room for @blocks; the seed
+ * chooses the back end of the event loop. */
 struct daemon_size {
 	uint64_t dram_bytes;
 	uint32_t blocks;

@@ -145,7 +145,7 @@ int main(int argc, char **argv)
 
 	child_start(&writer, "the late writer", late_writer, daemon.config.socket_path);
 	REQUIRE_EQ(note_hear(writer.line).what, TOLD_READY);
-	REQUIRE(kill(writer.pid, SIGSTOP) == 0);
+	child_stop(&writer);
 	child_start(&waiter, "the heir", heir, daemon.config.socket_path);
 	note = note_hear(waiter.line);
 	REQUIRE_EQ(note.status, SKEP_EGIVENUP);
@@ -164,7 +164,7 @@ int main(int argc, char **argv)
 	REQUIRE_EQ(note_hear(others.line).what, TOLD_READY);
 	REQUIRE_EQ(used_bytes(&daemon), DRAM_BYTES);
 
-	REQUIRE(kill(writer.pid, SIGCONT) == 0);
+	child_continue(&writer);
 	go(&writer);
 	REQUIRE_EQ(note_hear(writer.line).what, TOLD_READY);
 	daemon_realm(&daemon, 0, &realm);

@@ -26,8 +26,7 @@ static uint32_t save_missing(struct user *user, const struct story *story)
 
 	REQUIRE(count >= 0);
 	for (int i = 0; i < count;) {
-		struct putting what = {
-			.first = blocks[i], .deadline_ns = skep_deadline_ms(1000)};
+		struct putting what = {.first = blocks[i], .deadline_ns = skep_deadline_ms(1000)};
 		struct put_result result;
 
 		while (i < count && blocks[i] == what.first + what.count)

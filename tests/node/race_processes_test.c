@@ -14,8 +14,8 @@ enum {
 	DRAM_BYTES = 2 << 20,
 	PART_BYTES = 16 << 10,
 	BLOCKS_MAX = 12,
-	STORIES = 128, /* more than ten times what the pool holds */
-	HELD = 3,      /* runs that a client keeps pinned */
+	STORIES = 40, /* four times what the pool holds */
+	HELD = 3,     /* runs that a client keeps pinned */
 	TOLD_READY = 1,
 };
 
@@ -33,11 +33,12 @@ struct tally {
 	uint64_t matched, put, copied, stale_copies, refs_pinned, refs_lost, waits, refused, purges;
 };
 
-/* A run that stays pinned while other things go on. */
+/* A run that stays pinned while other things go on, and the pointers into it. */
 struct hold {
 	struct story story;
-	struct skep_ref refs[BLOCKS_MAX];
-	struct skep_match match;
+	struct skep_pin pin;
+	uint32_t count;
+	struct skep_view views[BLOCKS_MAX][2];
 };
 
 struct racer {
@@ -53,28 +54,61 @@ static struct story random_story(struct racer *racer)
 		1 + unit_random(&racer->state, BLOCKS_MAX));
 }
 
+/* Pointers to a pinned run. A block that a purge took out by force gives none any more; those that
+ * were given stay right until the release. */
+static void hold_begin(struct racer *racer, struct hold *hold, const struct skep_ref *refs)
+{
+	for (uint32_t i = 0; i < hold->count; i++) {
+		for (uint32_t part = 0; part < shape.parts; part++) {
+			int status = skep_view(
+				racer->user.session, &refs[i], part, &hold->views[i][part]);
+
+			REQUIRE(status == 0 || status == -ESTALE);
+			if (status < 0)
+				hold->views[i][part].bytes = NULL;
+		}
+	}
+}
+
+static void hold_end(struct racer *racer, struct hold *hold)
+{
+	for (uint32_t i = 0; i < hold->count; i++)
+		for (uint32_t part = 0; part < shape.parts; part++)
+			if (hold->views[i][part].bytes)
+				view_check(&hold->story, hold->views[i][part], i, part);
+	skep_release(racer->user.session, &hold->pin);
+	story_close(&hold->story);
+}
+
+static void hold_match(struct racer *racer, struct hold *hold)
+{
+	struct skep_ref refs[BLOCKS_MAX];
+	struct skep_match match;
+
+	hold->story = random_story(racer);
+	match = story_match(&racer->user, &hold->story, SKEP_MATCH_PIN, refs);
+	hold->pin = match.pin;
+	hold->count = match.matched;
+	hold_begin(racer, hold, refs);
+	racer->tally.matched += match.matched;
+}
+
 /* Ends an old run, after a last look at its bytes, and pins a new one. */
 static void turn_hold(struct racer *racer)
 {
 	struct hold *hold = &racer->holds[unit_random(&racer->state, HELD)];
 
-	if (hold->story.chain) {
-		story_check(&racer->user, &hold->story, hold->refs, 0, hold->match.matched);
-		skep_release(racer->user.session, &hold->match.pin);
-		story_close(&hold->story);
-	}
-	hold->story = random_story(racer);
-	hold->match = story_match(&racer->user, &hold->story, SKEP_MATCH_PIN, hold->refs);
-	story_check(&racer->user, &hold->story, hold->refs, 0, hold->match.matched);
-	racer->tally.matched += hold->match.matched;
+	if (hold->story.chain)
+		hold_end(racer, hold);
+	hold_match(racer, hold);
 }
 
 static void turn_get(struct racer *racer)
 {
-	struct story story = random_story(racer);
+	struct hold hold;
 
-	racer->tally.matched += story_get(&racer->user, &story);
-	story_close(&story);
+	hold_match(racer, &hold);
+	hold_end(racer, &hold);
 }
 
 static void turn_put(struct racer *racer)
@@ -85,13 +119,13 @@ static void turn_put(struct racer *racer)
 		struct put_result result = story_put(&racer->user, &story,
 			&(struct putting){.count = story.blocks,
 				.part = part,
-				.deadline_ns = skep_deadline_ms(unit_random(&racer->state, 50)),
+				.deadline_ns = skep_deadline_ms(unit_random(&racer->state, 5)),
 				.sums = part ? SKEP_SUMS_MOVER : SKEP_SUMS_HERE});
 
 		/* Too little room, a parent that left, a writer of the same: all in the game. */
-		REQUIRE(result.status == 0 || result.status == -EAGAIN ||
-			result.status == SKEP_EPARENT || result.status == -ETIMEDOUT ||
-			result.status == SKEP_EDOWN || result.status == -ESTALE);
+		if (result.status != -EAGAIN && result.status != SKEP_EPARENT &&
+			result.status != -ETIMEDOUT)
+			REQUIRE_EQ(result.status, 0);
 		racer->tally.put += result.committed;
 		racer->tally.refused += result.status < 0;
 	}
@@ -123,7 +157,7 @@ static void turn_peek(struct racer *racer)
 	struct story story = random_story(racer);
 	struct skep_ref refs[BLOCKS_MAX];
 	struct skep_match match = story_match(&racer->user, &story, SKEP_MATCH_PEEK, refs);
-	struct skep_pin pin;
+	struct hold hold = {.story = story};
 	int pinned;
 
 	if (unit_random(&racer->state, 4) == 0)
@@ -136,13 +170,13 @@ static void turn_peek(struct racer *racer)
 		racer->tally.copied += copied > 0;
 		racer->tally.stale_copies += copied < 0;
 	}
-	pinned = skep_pin_refs(racer->user.session, refs, match.matched, &pin);
+	pinned = skep_pin_refs(racer->user.session, refs, match.matched, &hold.pin);
 	REQUIRE(pinned >= 0 && (uint32_t)pinned <= match.matched);
-	story_check(&racer->user, &story, refs, 0, (uint32_t)pinned);
-	skep_release(racer->user.session, &pin);
+	hold.count = (uint32_t)pinned;
 	racer->tally.refs_pinned += (uint64_t)pinned;
 	racer->tally.refs_lost += match.matched - (uint64_t)pinned;
-	story_close(&story);
+	hold_begin(racer, &hold, refs);
+	hold_end(racer, &hold);
 }
 
 static void turn_wait(struct racer *racer)
@@ -153,10 +187,8 @@ static void turn_wait(struct racer *racer)
 		.block = story.blocks - 1,
 		.deadline_ns = skep_deadline_ms(5)};
 
-	if (skep_wait(racer->user.session, &wait) == 0) {
+	if (skep_wait(racer->user.session, &wait) == 0)
 		racer->tally.waits++;
-		racer->tally.matched += story_get(&racer->user, &story);
-	}
 	skep_hint(racer->user.session, story.chain, 0,
 		unit_random(&racer->state, 2) ? SKEP_HINT_OPEN : SKEP_HINT_DONE);
 	story_close(&story);
@@ -197,15 +229,9 @@ static void racer_body(int line, const void *arg)
 		else
 			turn_purge(&racer);
 	}
-	for (unsigned i = 0; i < HELD; i++) {
-		struct hold *hold = &racer.holds[i];
-
-		if (!hold->story.chain)
-			continue;
-		story_check(&racer.user, &hold->story, hold->refs, 0, hold->match.matched);
-		skep_release(racer.user.session, &hold->match.pin);
-		story_close(&hold->story);
-	}
+	for (unsigned i = 0; i < HELD; i++)
+		if (racer.holds[i].story.chain)
+			hold_end(&racer, &racer.holds[i]);
 	line_tell(line, &racer.tally, sizeof(racer.tally));
 	user_close(&racer.user);
 }
@@ -220,6 +246,8 @@ int main(int argc, char **argv)
 
 	harness_begin(&(struct harness_options){argc, argv, 24 * 3600, 5});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 512});
+	/* Blocks of which one part found no room hold the other's frames no longer than this. */
+	daemon.realms[0].age_limit_ns = 100 * NS_PER_MS;
 	daemon_start(&daemon);
 	racing.socket = daemon.config.socket_path;
 	for (unsigned i = 0; i < CLIENTS; i++) {

@@ -20,7 +20,16 @@ enum {
 static const struct shape shape = {
 	.space = "refs", .block_tokens = 16, .parts = 1, .ranges = 2, .part_bytes = PART_BYTES};
 
-enum { TOLD_PUT = 1, TOLD_MATCH, TOLD_PEEK, TOLD_RELEASE, TOLD_PIN, TOLD_CHECK, TOLD_PRESS, TOLD_STOP };
+enum {
+	TOLD_PUT = 1,
+	TOLD_MATCH,
+	TOLD_PEEK,
+	TOLD_RELEASE,
+	TOLD_PIN,
+	TOLD_CHECK,
+	TOLD_PRESS,
+	TOLD_STOP
+};
 
 /* What goes from one process to the other. */
 struct refs_message {

@@ -131,8 +131,7 @@ int main(int argc, char **argv)
 	tell(&group, &daemon, "at last");
 	order(&client, TOLD_PUT);
 	REQUIRE_EQ(cgroup_kills(&group), 0);
-	printf("most ever charged: %llu MiB\n",
-		(unsigned long long)cgroup_bytes_max(&group) >> 20);
+	printf("most ever charged: %llu MiB\n", (unsigned long long)cgroup_bytes_max(&group) >> 20);
 	note_tell(client.line, (struct note){.what = TOLD_STOP});
 	child_finish(&client);
 	daemon_stop(&daemon);

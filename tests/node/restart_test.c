@@ -226,8 +226,8 @@ static void holder(int line, const void *arg)
 
 		do {
 			story_put(&user, &story,
-				&(struct putting){.count = BLOCKS,
-					.deadline_ns = skep_deadline_ms(CALL_MS)});
+				&(struct putting){
+					.count = BLOCKS, .deadline_ns = skep_deadline_ms(CALL_MS)});
 			match = story_match(&user, &story, SKEP_MATCH_PIN, refs);
 			if (match.matched < BLOCKS)
 				skep_release(user.session, &match.pin);
@@ -284,8 +284,7 @@ static struct note order(const struct child *child, struct note note)
 }
 
 /* One death and what follows. */
-static void restart(
-	struct daemon *daemon, struct cast *cast, uint64_t turn, struct figures *worst)
+static void restart(struct daemon *daemon, struct cast *cast, uint64_t turn, struct figures *worst)
 {
 	/* Away for a moment, or for so long that the library tries but once a second. */
 	uint64_t away_ms = turn % 4 == 1 ? 2200 : unit_random(&harness_seed, 100), died;
@@ -303,8 +302,8 @@ static void restart(
 	daemon_start(daemon);
 	note = note_hear(cast->watcher.line);
 	worst->noticed_ns = MAX_OF(worst->noticed_ns, note.words[0] - MIN_OF(died, note.words[0]));
-	worst->back_ns = MAX_OF(
-		worst->back_ns, note.words[2] - MIN_OF(daemon->ready_ns, note.words[2]));
+	worst->back_ns =
+		MAX_OF(worst->back_ns, note.words[2] - MIN_OF(daemon->ready_ns, note.words[2]));
 	order(&cast->holder, (struct note){.what = TOLD_CHECK});
 	note = order(&cast->holder, (struct note){.what = TOLD_RELEASE});
 	worst->unmapped_ns = MAX_OF(worst->unmapped_ns, note.words[1] - note.words[0]);

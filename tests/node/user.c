@@ -93,10 +93,9 @@ struct payload story_payload(const struct story *story, uint32_t block, uint32_t
 	return payload_of(identity, part);
 }
 
-static void bytes_check(const struct story *story, struct skep_view view, uint32_t block,
-	uint32_t part, size_t offset)
+void view_check(const struct story *story, struct skep_view view, uint32_t block, uint32_t part)
 {
-	struct payload_range range = {.offset = offset, .bytes = view.length};
+	struct payload_range range = {.bytes = view.length};
 	size_t wrong = payload_check(story_payload(story, block, part), range, view.bytes);
 
 	if (wrong == PAYLOAD_RIGHT)
@@ -209,7 +208,7 @@ void story_check(struct user *user, const struct story *story, const struct skep
 
 			REQUIRE_EQ(skep_view(user->session, &refs[i], part, &view), 0);
 			REQUIRE_EQ(view.length, user->shape.part_bytes);
-			bytes_check(story, view, first + i, part, 0);
+			view_check(story, view, first + i, part);
 		}
 	}
 }
@@ -232,7 +231,7 @@ int64_t story_copy(struct user *user, const struct story *story, const struct sk
 	if (copied < 0)
 		return copied;
 	REQUIRE_EQ(copied, to.iov_len);
-	bytes_check(story, (struct skep_view){.bytes = room, .length = to.iov_len}, block, part, 0);
+	view_check(story, (struct skep_view){.bytes = room, .length = to.iov_len}, block, part);
 	return copied;
 }
 
@@ -252,8 +251,8 @@ struct skep_stats user_stats(struct user *user)
 {
 	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
 
-	REQUIRE_EQ(skep_stats(user->session, skep_deadline_ms(CALL_MS * harness_slower()), &stats),
-		0);
+	REQUIRE_EQ(
+		skep_stats(user->session, skep_deadline_ms(CALL_MS * harness_slower()), &stats), 0);
 	return stats;
 }
 

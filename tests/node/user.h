@@ -86,6 +86,9 @@ struct skep_match story_match(
 void story_check(struct user *user, const struct story *story, const struct skep_ref *refs,
 	uint32_t first, uint32_t count);
 
+/* The same through a pointer got earlier. */
+void view_check(const struct story *story, struct skep_view view, uint32_t block, uint32_t part);
+
 /* One part copied out and verified. Return: as skep_copy(); right bytes are checked. */
 int64_t story_copy(struct user *user, const struct story *story, const struct skep_ref *ref,
 	uint32_t block, uint32_t part);

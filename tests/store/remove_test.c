@@ -23,8 +23,8 @@ static void put(struct play_chain *of, uint32_t first)
 {
 	uint32_t count = of->probe.block_count - first;
 
-	REQUIRE_EQ(play_put_blocks(
-			   &play.sim, &play.clients[0], of, (struct probe_want){first, count}),
+	REQUIRE_EQ(
+		play_put_blocks(&play.sim, &play.clients[0], of, (struct probe_want){first, count}),
 		count);
 }
 
@@ -161,9 +161,8 @@ static void a_removal_ends_puts_below(void)
 
 	play_open(&play, &usual, &two, 2);
 	play_chain(&play, &chain, (const uint32_t[]){1, 2, 3, 4, 0});
-	REQUIRE_EQ(play_put_blocks(
-			   &play.sim, &play.clients[0], &chain, (struct probe_want){0, 2}),
-		2);
+	REQUIRE_EQ(
+		play_put_blocks(&play.sim, &play.clients[0], &chain, (struct probe_want){0, 2}), 2);
 	REQUIRE_EQ(play_reserve(&play.sim, &play.clients[0], &ask, &reserved), 2);
 	play_fill(play.realm, reserved.written, 2);
 	REQUIRE_EQ(play_commit(&play.sim, &play.clients[0], reserved.written, 1), 1);

@@ -88,21 +88,31 @@ void sim_destroy(struct sim *sim)
 	sim->keeper = NULL;
 }
 
-int sim_client_open(struct sim *sim, struct realm *realm, struct sim_client *client)
+int sim_client_open_at(struct realm *realm, void *memory, struct sim_client *client)
 {
 	struct page_end end;
+
+	memset(client, 0, sizeof(*client));
+	client->page = memory;
+	client->page_given = true;
+	client->view = &realm->index.view;
+	page_end_init(&end, client->page);
+	return session_create(realm, &end, &client->session);
+}
+
+int sim_client_open(struct sim *sim, struct realm *realm, struct sim_client *client)
+{
+	uint8_t *page = aligned_alloc(4096, align_up(page_bytes(), 4096));
 	int status;
 
 	(void)sim;
-	memset(client, 0, sizeof(*client));
-	client->page = aligned_alloc(4096, align_up(page_bytes(), 4096));
-	if (!client->page)
+	if (!page)
 		return -ENOMEM;
-	memset(client->page, 0, page_scratch_at());
-	page_end_init(&end, client->page);
-	status = session_create(realm, &end, &client->session);
+	memset(page, 0, page_scratch_at());
+	status = sim_client_open_at(realm, page, client);
+	client->page_given = false;
 	if (status < 0)
-		free(client->page);
+		free(page);
 	return status;
 }
 
@@ -112,7 +122,8 @@ void sim_client_close(struct sim_client *client, bool bye)
 		keeper_session_drain(client->session);
 	client->session->said_bye = bye;
 	session_end(client->session);
-	free(client->page);
+	if (!client->page_given)
+		free(client->page);
 	memset(client, 0, sizeof(*client));
 }
 
@@ -206,12 +217,13 @@ uint32_t sim_reserve(struct sim_client *client, const struct sim_put *put)
 	uint8_t *area = (uint8_t *)blocks;
 	uint32_t at = (uint32_t)align_up(put->count * sizeof(*blocks), 8);
 	struct probe_name names[256];
-	uint32_t named = probe_names(
-		&client->session->realm->index.view, chain, MIN_OF(put->first, 256), names);
+	uint32_t named;
 
 	message.slot = SLOT_ROOT(chain->space);
 	message.generation = put->space_generation;
 	if (put->first) {
+		named = probe_names(
+			client->view, chain, MIN_OF(put->first, ARRAY_COUNT(names)), names);
 		/* A parent that does not stand is named wrongly, as a late client would. */
 		message.slot = named == put->first ? names[put->first - 1].slot : 0;
 		message.generation =

@@ -35,7 +35,9 @@ struct sim {
 
 struct sim_client {
 	struct session *session;
+	const struct index_view *view; /* the realm's, or a mapping of the client's own */
 	uint8_t *page;
+	bool page_given;	    /* by the caller, who frees it */
 	uint32_t tail;		    /* of submissions */
 	uint32_t seen[PAGE_QUEUES]; /* of completions */
 	uint32_t next_tag;
@@ -46,6 +48,8 @@ void sim_destroy(struct sim *sim);
 
 /* A session of @realm; its page is this client's until sim_client_close(). */
 int sim_client_open(struct sim *sim, struct realm *realm, struct sim_client *client);
+/* The same in memory of the caller's (page_bytes() of it, zeroed), which processes may share. */
+int sim_client_open_at(struct realm *realm, void *memory, struct sim_client *client);
 /* Process end: everything it held is given back. */
 void sim_client_close(struct sim_client *client, bool bye);
 

@@ -98,6 +98,8 @@ static void kernel(void)
 	verdict(check_huge_pages, CHECK_WARN, "no transparent huge pages");
 	file_make(thp, "always within_size advise [never] deny force\n");
 	verdict(check_huge_pages, CHECK_WARN, "never");
+	file_make(thp, "always within_size [advise] never deny force\n");
+	verdict(check_huge_pages, CHECK_WARN, "advise");
 	file_make(thp, "always [within_size] advise never deny force\n");
 	verdict(check_huge_pages, CHECK_OK, "within_size");
 	file_make(clock_file, "hpet\n");

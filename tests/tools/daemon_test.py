@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """skepd and skep as users meet them: started, asked, changed, reloaded, stopped.
 
-    daemon_test.py SKEPD SKEP [CASE …]
+    daemon_test.py SKEPD SKEP PUT_BLOCKS [CASE …]
+
+PUT_BLOCKS is the program of put_blocks.c, which puts a chain of the tokens 0, 1, 2, …
 
 Every case has a daemon of its own in a folder of its own. The daemon's log is shown when a case
 fails.
@@ -11,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -18,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 
-SKEPD, SKEP = sys.argv[1:3]
+SKEPD, SKEP, PUT_BLOCKS = sys.argv[1:4]
 WAIT_S = 60
 
 
@@ -159,12 +162,54 @@ def blocks_live_and_go(folder):
     daemon.stop()
 
 
+def a_chain_is_explained_and_steered(folder):
+    """What an engine put: explain finds it, pins hold it, evict and purge remove it."""
+    def explain(count, rc, *more):
+        return ask(daemon, "explain", "--space", "engine", *more, "--token-ids",
+                   ",".join(map(str, range(count))), rc=rc)
+
+    daemon = Daemon(folder, "--dram", "64MiB")
+    for space in ("engine", "other"):
+        subprocess.run([PUT_BLOCKS, daemon.socket, space, "5"], check=True, timeout=WAIT_S)
+    whole = explain(80, 0)
+    require(whole["matched"] == whole["blocks"] == 5 and whole["reason"] == "none", "all match")
+    longer = explain(100, 1)
+    require(longer["matched"] == 5 and longer["blocks"] == 6, "the sixth was never put")
+    require(longer["reason"] == "never_seen" and longer["last_id"] == whole["last_id"], "said")
+    require("5 of 6 blocks match: 80 of 100 tokens" in
+            skep(daemon, "explain", "--space", "engine", "--tokens", "-",
+                 text=json.dumps(list(range(100))), rc=1), "for people")
+    last = ask(daemon, "where", whole["last_id"])["block"]
+    require(last["depth"] == 4 and last["tokens"] == list(range(64, 72)), "the id is the block's")
+    require(last["space"] == "engine" and last["bytes"] == 8192, "its space and size")
+    tree = skep(daemon, "tree", "--space", "engine")
+    require("5 blocks  40.0 KiB" in tree and "other" not in tree, f"one stretch: {tree}")
+    ask(daemon, "pin", whole["last_id"])
+    ask(daemon, "evict", "--bytes", "1MiB")
+    require(explain(80, 0)["matched"] == 5, "the pin holds all five")
+    ask(daemon, "unpin", whole["last_id"])
+    require(ask(daemon, "evict", "--block", last["parent"])["blocks"] == 2, "the fourth and below")
+    cut = explain(80, 1)
+    require(cut["matched"] == 3 and cut["reason"] == "removed", f"cut: {cut}")
+    require(0 <= cut["seconds_ago"] < WAIT_S, "how long ago")
+    require(ask(daemon, "purge", "--space", "engine", "--yes")["blocks"] == 3, "the rest goes")
+    require(explain(80, 1)["matched"] == 0, "nothing is left")
+    daemon.stop()
+
+
+def have_replay():
+    done = subprocess.run([SKEP, "replay", "--help"], capture_output=True, text=True, check=False,
+                          timeout=WAIT_S)
+    if "is not in this build" in done.stderr:
+        print("  replay is not in this build: skipped")
+        return False
+    return True
+
+
 def replayed_blocks_are_shown(folder):
     """What a replay left in the pool can be walked, pinned and removed."""
     daemon = Daemon(folder, "--dram", "64MiB", "--record-bytes", "64MiB")
-    if "is not in this build" in subprocess.run([SKEP, "replay", "--help"], capture_output=True,
-                                                text=True, check=False).stderr:
-        print("  replay is not in this build: skipped")
+    if not have_replay():
         daemon.stop()
         return
     skep(daemon, "replay", "--requests", "60", "--payload-bytes", "4096")
@@ -196,6 +241,24 @@ def replayed_blocks_are_shown(folder):
     skep(daemon, "unpin", leaf["id"], rc=2)
     root = [block["id"] for block in left if block["depth"] == 0 and "parent" not in block]
     require(ask(daemon, "evict", "--block", root[0])["blocks"] == len(held), "the chain goes")
+    daemon.stop()
+
+
+def a_smaller_quota_is_evicted_down_to(folder):
+    text = "realms:\n  - name: default\n    dram: 64MiB\n    quota: {}\n"
+    daemon = Daemon(folder, config=text.format("32MiB"))
+    if not have_replay():
+        daemon.stop()
+        return
+    skep(daemon, "replay", "--requests", "100", "--payload-bytes", "4096")
+    before = ask(daemon, "status")["realms"][0]["dram_used_bytes"]
+    require(before > 4 << 20, f"the replay filled {before} bytes")
+    daemon.configure(text.format("2MiB"))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_said("settings were reloaded")
+    after = ask(daemon, "status")["realms"][0]["dram_used_bytes"]
+    require((1 << 20) < after <= 2 << 20, f"{after} bytes are used below a quota of 2 MiB")
+    require(ask(daemon, "selftest", "--bytes", "4096")["ok"], "puts go on")
     daemon.stop()
 
 
@@ -439,6 +502,31 @@ def checks_say_what_to_do(folder):
     daemon.stop()
 
 
+def a_flood_of_commands_is_cut(folder):
+    """One request at a time: who sends on without reading loses the connection, nobody else."""
+    def head(operation, body):
+        return struct.pack("<IHHIi", 0x70656b53, 1, operation, 16 + len(body), 0) + body
+
+    daemon = Daemon(folder, "--dram", "32MiB")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as flood:
+        flood.settimeout(WAIT_S)
+        flood.connect(daemon.socket)
+        hello = struct.pack("<IIII64s256s64s", 1, 1, 2, os.getpid(), b"", b"", b"flood")
+        flood.send(head(1, hello))
+        require(struct.unpack_from("<IHHIi", flood.recv(16384))[4] == 0, "hello")
+        flood.send(head(8, b'{"command":"status"}'))
+        require(b"incarnation" in flood.recv(16384), "one command is answered")
+        cut = False
+        try:
+            for _ in range(20000):
+                flood.send(head(8, b'{"command":"status"}'))
+        except (BrokenPipeError, ConnectionResetError):
+            cut = True
+        require(cut, "the flood is cut")
+    skep(daemon, "status")
+    require(daemon.stop() == 0, "SIGTERM")
+
+
 def logs_are_json(folder):
     daemon = Daemon(folder, "--dram", "32MiB", "--log-format", "json")
     daemon.stop()
@@ -446,10 +534,12 @@ def logs_are_json(folder):
     require(any("serves 1 realm" in line["text"] for line in lines), "every line is JSON")
 
 
-CASES = (looks, blocks_live_and_go, replayed_blocks_are_shown, exits_are_as_documented,
+CASES = (looks, blocks_live_and_go, a_chain_is_explained_and_steered, replayed_blocks_are_shown,
+         a_smaller_quota_is_evicted_down_to, exits_are_as_documented,
          the_second_daemon_is_refused, settings_reload, a_realm_sees_itself, the_http_page_serves,
          systemd_is_told, ids_last_over_a_restart, an_exact_count_of_frames_fits,
-         the_parent_takes_it_along, checks_say_what_to_do, logs_are_json)
+         the_parent_takes_it_along, checks_say_what_to_do, a_flood_of_commands_is_cut,
+         logs_are_json)
 
 
 def run(case):
@@ -483,7 +573,7 @@ def run(case):
 
 
 def main():
-    wanted = sys.argv[3:]
+    wanted = sys.argv[4:]
     failed = 0
     for case in CASES:
         if wanted and case.__name__ not in wanted:

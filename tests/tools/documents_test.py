@@ -71,8 +71,8 @@ def skep_faults():
             flags |= set(flags_in(said(SKEP, "help", command)))
     faults += [f"skep(1) has no --{flag}" for flag in flags if flag not in man_flags(page)]
     faults += [f"skep(1): --{flag} is no flag" for flag in man_flags(page) if flag not in flags]
-    faults += [f"skep(1): no such command {command}"
-               for command in re.findall(r"^\.It Ic ([a-z]+)", page, re.M) if command not in commands]
+    documented = re.findall(r"^\.It Ic ([a-z]+)", page, re.M)
+    faults += [f"skep(1): no such command {word}" for word in documented if word not in commands]
     if len(commands) < 20 or len(flags) < 15:
         faults.append(f"only {len(commands)} commands and {len(flags)} flags were found")
     if said(SKEP, "completion", "bash") != read("tools/skep/completion.bash"):

@@ -50,6 +50,8 @@ static int chunk_create(const char *name, void *at, uint64_t bytes)
 		close(fd);
 		return status;
 	}
+	/* Where the system gives huge pages to shared memory on advice; elsewhere it says no. */
+	madvise(at, bytes, MADV_HUGEPAGE);
 	return fd;
 }
 
@@ -151,9 +153,19 @@ void dram_ready(struct dram *dram, uint64_t bytes)
 int dram_class(struct dram *dram, uint64_t bytes)
 {
 	unsigned class;
-	int status = slab_class(dram->slab, bytes, &class);
+	int status = slab_class(dram->slab, bytes, &class), best = -ENOSPC;
 
-	return status < 0 ? status : (int)class;
+	if (status == 0)
+		return (int)class;
+	if (status != -ENOSPC)
+		return status;
+	/* All classes are taken: the next larger one serves, always the same for one size. */
+	for (unsigned i = 0; i < DRAM_CLASSES_MAX; i++)
+		if (slab_object_bytes(dram->slab, i) >= bytes &&
+			(best < 0 || slab_object_bytes(dram->slab, i) <
+					     slab_object_bytes(dram->slab, (unsigned)best)))
+			best = (int)i;
+	return best;
 }
 
 int64_t dram_frame_get(struct dram *dram, unsigned class, uint32_t owner)

@@ -45,7 +45,10 @@ int64_t dram_populate(struct dram *dram, uint64_t memory_max);
 /* Frames may now come from the first @bytes. Keeper. */
 void dram_ready(struct dram *dram, uint64_t bytes);
 
-/* The class of a frame size. Keeper. Return: class, -ENOSPC (too many sizes), -EFBIG, -EINVAL. */
+/*
+ * The class of a frame size; of a size beyond DRAM_CLASSES_MAX others that of the next larger.
+ * Keeper. Return: class, -ENOSPC (too many sizes, none larger), -EFBIG (no chunk holds it), -EINVAL.
+ */
 int dram_class(struct dram *dram, uint64_t bytes);
 
 /*

@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +88,10 @@ static void help_show(FILE *out)
 	flags_print(BENCH_LOCAL, out);
 	fputs("\nboth:\n", out);
 	flags_print(BENCH_BOTH, out);
+	fputs("\nEnds 0 where it was measured, 1 where a block had wrong bytes, 2 for wrong "
+	      "words,\n"
+	      "3 without a daemon, 5 where the run failed, 130 interrupted.\n",
+		out);
 }
 
 static uint64_t *option_of(struct bench_options *options, const struct flag_row *row)
@@ -150,6 +156,31 @@ int bench_options_read(struct bench_options *options, enum bench_kind kind, int 
 	return 0;
 }
 
+static _Atomic bool interrupted;
+
+static void interrupt(int signal)
+{
+	(void)signal;
+	atomic_store(&interrupted, true);
+}
+
+bool bench_interrupted(void)
+{
+	return atomic_load_explicit(&interrupted, memory_order_relaxed);
+}
+
+/* Runs one kind. An interrupt ends it soon, so that the daemon's directory does not stay. */
+static int bench_run(enum bench_kind kind, const struct bench_options *options)
+{
+	struct sigaction on_signal = {.sa_handler = interrupt};
+	int status;
+
+	sigaction(SIGINT, &on_signal, NULL);
+	sigaction(SIGTERM, &on_signal, NULL);
+	status = kind == BENCH_MATCH ? bench_match(options) : bench_local(options);
+	return bench_interrupted() ? BENCH_EXIT_INTERRUPTED : status;
+}
+
 int bench_main(int argc, char **argv)
 {
 	struct bench_options options;
@@ -173,7 +204,7 @@ int bench_main(int argc, char **argv)
 		help_show(options.help ? stdout : stderr);
 		return options.help ? EXIT_OK : EXIT_USAGE;
 	}
-	return kind == BENCH_MATCH ? bench_match(&options) : bench_local(&options);
+	return bench_run(kind, &options);
 }
 
 /* ----------------------------------------------------------------------------------- memory */
@@ -192,7 +223,9 @@ int bench_memory_check(uint64_t bytes)
 	fclose(file);
 	if (bytes <= kib << 10)
 		return 0;
-	return bench_complain(EXIT_DAEMON, "this run needs %s of memory and %lluMiB are free",
+	return bench_complain(EXIT_DAEMON,
+		"this run needs %s of memory and %lluMiB are free; with smaller --index-blocks or "
+		"--walk-bytes it needs less",
 		size_format(align_up(bytes, 1 << 20)).text, kib >> 10);
 }
 
@@ -271,9 +304,9 @@ static int figures_json(const struct figure *figures)
 							 : json_real(figures->value));
 		if (!spread)
 			continue;
-		snprintf(name, sizeof(name), "%s_min", figures->name);
+		snprintf(name, sizeof(name), "%s_min", figures->sample);
 		json_object_set_new(json, name, json_real(spread->values[0]));
-		snprintf(name, sizeof(name), "%s_max", figures->name);
+		snprintf(name, sizeof(name), "%s_max", figures->sample);
 		json_object_set_new(json, name, json_real(spread->values[spread->count - 1]));
 	}
 	return json_print(json);

@@ -57,6 +57,12 @@ int bench_options_read(struct bench_options *options, enum bench_kind kind, int 
 int bench_match(const struct bench_options *options);
 int bench_local(const struct bench_options *options);
 
+/* How it ends when it was interrupted. */
+#define BENCH_EXIT_INTERRUPTED 130
+
+/* Has the user or the system asked to end? From bench_main() on; any thread. */
+bool bench_interrupted(void);
+
 /* Prints one line of complaint. Return: @status, so that callers can return it. */
 int bench_complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -89,14 +95,20 @@ void samples_add(struct samples *samples, double value);
  */
 double samples_quantile(struct samples *samples, double share);
 
-/* A line of a report: a figure and, where it is one of several samples, between which it lay. */
+/* A line of a report: a figure and, where it comes from samples, between which these lay. */
 struct figure {
 	const char *name; /* of the JSON field; "" ends a list */
 	double value;
 	const char *meaning;
-	const struct samples
-		*spread; /* sorted; NULL: none. Its JSON fields are NAME_min, NAME_max */
+	const char *sample;	      /* what the samples are called: SAMPLE_min, SAMPLE_max */
+	const struct samples *spread; /* sorted; NULL: none */
 };
+
+/* One without samples. */
+#define FIGURE(name, value, meaning)                                                               \
+	{                                                                                          \
+		name, value, meaning, NULL, NULL                                                   \
+	}
 
 /* Prints a report. Return: EXIT_OK or EXIT_DAEMON. */
 int figures_print(const struct figure *figures, bool json);

@@ -55,6 +55,8 @@ static int together(struct work *work, int status)
 {
 	int none = 0;
 
+	if (!status && bench_interrupted())
+		status = -EINTR;
 	if (status < 0)
 		atomic_compare_exchange_strong(&work->run->failure, &none, status);
 	pthread_barrier_wait(&work->run->barrier);
@@ -135,7 +137,7 @@ static int keys_put(struct work *work)
 {
 	int status = 0;
 
-	for (uint64_t i = 0; !status && i < work->run->share; i++) {
+	for (uint64_t i = 0; !status && i < work->run->share && !bench_interrupted(); i++) {
 		status = key_set(work, i);
 		if (!status)
 			status = chain_put(work, work->key, i);
@@ -171,7 +173,7 @@ static int keys_get(struct work *work)
 	const struct bench_options *options = work->run->options;
 	uint64_t random = mix64(options->seed + work->client->index);
 
-	for (uint64_t n = 0; n < options->gets; n++) {
+	for (uint64_t n = 0; n < options->gets && !bench_interrupted(); n++) {
 		uint64_t i = mix64(random + n) % work->run->share, began, ended;
 		struct skep_view view;
 		int status = key_set(work, i);

@@ -167,7 +167,7 @@ static int index_fill(struct match_bench *bench)
 {
 	uint64_t all = bench->live + bench->live * bench->options->turnover / 100;
 
-	while (bench->put < all) {
+	while (bench->put < all && !bench_interrupted()) {
 		uint64_t count = MIN_OF(bench->options->interleaved, all - bench->put);
 		int status = conversations_put(bench, count);
 
@@ -175,7 +175,7 @@ static int index_fill(struct match_bench *bench)
 			return bench_complain(EXIT_DAEMON, "conversation %" PRIu64 ": %s",
 				bench->put, skep_status_text(status));
 	}
-	return 0;
+	return bench_interrupted() ? BENCH_EXIT_INTERRUPTED : 0;
 }
 
 /* ------------------------------------------------------------------------------------ matches */
@@ -293,6 +293,8 @@ static int measure(struct match_bench *bench)
 	if (!status)
 		status = distance_choose(bench);
 	for (uint64_t i = 0; !status && i < bench->options->matches; i++) {
+		if (bench_interrupted())
+			return BENCH_EXIT_INTERRUPTED;
 		status = conversation_match(
 			bench, oldest + next_random(bench) % bench->live, &times);
 		samples_add(&bench->hashed_us, (double)(times.ended - times.began) / NS_PER_US);
@@ -311,26 +313,26 @@ static int report(struct match_bench *bench)
 	double matches = (double)options->matches;
 	const struct figure figures[] = {
 		{"hashed_p50_us", samples_quantile(&bench->hashed_us, 0.5),
-			"a match from its tokens: hashed, matched, pinned, released",
+			"a match from its tokens: hashed, matched, pinned, released", "hashed_us",
 			&bench->hashed_us},
-		{"hashed_p99_us", samples_quantile(&bench->hashed_us, 0.99), "", NULL},
+		FIGURE("hashed_p99_us", samples_quantile(&bench->hashed_us, 0.99), ""),
 		{"probed_p50_us", probed,
-			"of it, without hashing: proof compared, pinned, read again",
+			"of it, without hashing: proof compared, pinned, read again", "probed_us",
 			&bench->probed_us},
-		{"probed_p99_us", samples_quantile(&bench->probed_us, 0.99), "", NULL},
+		FIGURE("probed_p99_us", samples_quantile(&bench->probed_us, 0.99), ""),
 		{"ceiling_p50_us", ceiling, "as many random lines of the index's entries read",
-			&bench->ceiling_us},
-		{"ceiling_p99_us", samples_quantile(&bench->ceiling_us, 0.99), "", NULL},
-		{"ceiling_distance", bench->distance, "lines asked for ahead: the fastest of some",
-			NULL},
-		{"probe_ratio", probed / ceiling, "probed over ceiling, medians", NULL},
-		{"blocks_per_s", matches * (double)options->blocks / bench->hashed_seconds,
-			"matched from their tokens, one thread", NULL},
-		{"blocks", (double)options->blocks, "of a chain", NULL},
-		{"block_tokens", (double)options->block_tokens, "of a block", NULL},
-		{"index_blocks", (double)(bench->live * options->blocks), "in the index", NULL},
-		{"matches", matches, "measured", NULL},
-		{"", 0, "", NULL},
+			"ceiling_us", &bench->ceiling_us},
+		FIGURE("ceiling_p99_us", samples_quantile(&bench->ceiling_us, 0.99), ""),
+		FIGURE("ceiling_distance", bench->distance,
+			"lines asked for ahead: the fastest of some"),
+		FIGURE("probe_ratio", probed / ceiling, "probed over ceiling, medians"),
+		FIGURE("blocks_per_s", matches * (double)options->blocks / bench->hashed_seconds,
+			"matched from their tokens, one thread"),
+		FIGURE("blocks", (double)options->blocks, "of a chain"),
+		FIGURE("block_tokens", (double)options->block_tokens, "of a block"),
+		FIGURE("index_blocks", (double)(bench->live * options->blocks), "in the index"),
+		FIGURE("matches", matches, "measured"),
+		FIGURE("", 0, ""),
 	};
 
 	return figures_print(figures, options->json);

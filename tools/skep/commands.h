@@ -54,7 +54,7 @@
 	X(show, limit, "N", "at most so many blocks (100)")                                        \
 	X(tree, space, "NAME", "only this space")                                                  \
 	X(tree, depth, "N", "no deeper than this many forks (8)")                                  \
-	X(tree, limit, "N", "read at most so many blocks (20000)")                                \
+	X(tree, limit, "N", "read at most so many blocks (20000)")                                 \
 	X(explain, space, "NAME", "the space the prompt belongs to")                               \
 	X(explain, tokens, "FILE", "token ids of the prompt, as numbers; - reads standard input")  \
 	X(explain, token_ids, "LIST", "token ids of the prompt: 1,2,3")                            \

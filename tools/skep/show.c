@@ -61,7 +61,9 @@ static void status_head(const json_t *answer)
 		     : 0.0);
 	printf("pool %s", pool);
 	if (json_number(answer, "pool_ready_bytes") < json_number(answer, "pool_bytes"))
-		printf(", %s ready: the rest waits for memory held elsewhere", ready);
+		printf(", %s ready: the rest is still populated, or waits for memory held "
+		       "elsewhere",
+			ready);
 	printf("\n\n");
 }
 

@@ -36,6 +36,8 @@ int commands_take(void *arg, struct node_command *command)
 	uint32_t head = atomic_load_explicit(&commands->head, memory_order_acquire);
 	uint64_t one = 1;
 
+	if (atomic_load_explicit(&commands->stopping, memory_order_relaxed))
+		return -ESHUTDOWN;
 	if (tail - head == RING_COMMANDS)
 		return -EAGAIN;
 	atomic_store_explicit(&commands->ring[tail % RING_COMMANDS], command, memory_order_relaxed);

@@ -33,6 +33,8 @@ enum daemon_exit { DAEMON_OK = 0, DAEMON_FAILED = 1, DAEMON_USAGE = 2, DAEMON_TA
 /* How often the pools are looked at while somebody waits for them (--ready-fd). */
 #define READY_LOOK_NS (5 * NS_PER_MS)
 
+#define EVICT_STEP_BYTES (64ull << 20)
+
 struct program {
 	int argc;
 	char **argv;
@@ -219,6 +221,26 @@ static int reload_apply(struct program *program, struct settings *fresh, char *w
 	return status;
 }
 
+/*
+ * A quota that became smaller than what is in use is evicted down to now, in steps between which
+ * the keeper serves. What is pinned stays; later puts make room as it is released.
+ */
+static void quotas_enforce(struct node *node)
+{
+	struct realm_status *realm = memory_zalloc(sizeof(*realm));
+
+	for (unsigned i = 0; realm && node_realm(node, i, realm) == 0; i++)
+		while (realm->dram_used_bytes > realm->dram_use_max) {
+			uint64_t over = realm->dram_used_bytes - realm->dram_use_max;
+
+			if (node_evict_coldest(node, realm->name, MIN_OF(over, EVICT_STEP_BYTES)) <=
+					0 ||
+				node_realm(node, i, realm))
+				break;
+		}
+	memory_free(realm);
+}
+
 /* Reads flags and file again. All of it takes effect, or nothing does. */
 static void reload(struct program *program)
 {
@@ -242,6 +264,7 @@ static void reload(struct program *program)
 		pthread_mutex_unlock(&daemon->lock);
 		settings_destroy(before);
 		log_set_level((enum log_level)fresh->log_level);
+		quotas_enforce(daemon->node);
 		log_info("skepd", "settings were reloaded");
 	}
 	notify_send("READY=1");

@@ -259,17 +259,21 @@ static const struct config_option node_keys[] = {
 		.offset = offsetof(struct node_texts, text[NODE_OPTION_##name])},
 	NODE_OPTION_TABLE(X)
 #undef X
-	{.key = "realms", .type = CONFIG_MAPPINGS, .offset = offsetof(struct node_texts, realms)},
+		{.key = "realms",
+			.type = CONFIG_MAPPINGS,
+			.offset = offsetof(struct node_texts, realms)},
 };
 
 #define KEY_TEXT(name)                                                                             \
-	{.key = #name,                                                                             \
-		.type = CONFIG_STRING,                                                             \
-		.offset = offsetof(struct realm_texts, text[REALM_OPTION_##name])}
+	{                                                                                          \
+		.key = #name, .type = CONFIG_STRING,                                               \
+		.offset = offsetof(struct realm_texts, text[REALM_OPTION_##name])                  \
+	}
 #define KEY_LIST(name)                                                                             \
-	{.key = #name,                                                                             \
-		.type = CONFIG_STRINGS,                                                            \
-		.offset = offsetof(struct realm_texts, list[REALM_OPTION_##name])}
+	{                                                                                          \
+		.key = #name, .type = CONFIG_STRINGS,                                              \
+		.offset = offsetof(struct realm_texts, list[REALM_OPTION_##name])                  \
+	}
 #define KEY_SIZE   KEY_TEXT
 #define KEY_COUNT  KEY_TEXT
 #define KEY_SPAN   KEY_TEXT

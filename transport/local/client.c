@@ -355,12 +355,17 @@ void local_client_close(struct local_client *client)
 	client->socket_fd = client->wake_fd = -1;
 }
 
-void local_client_bye(struct local_client *client)
+void local_bye(int fd)
 {
 	struct wire_head bye = local_head(WIRE_BYE, sizeof(bye));
 
 	/* A full socket or a dead daemon: the end of file says it as well, only later. */
-	(void)send(client->socket_fd, &bye, sizeof(bye), MSG_DONTWAIT | MSG_NOSIGNAL);
+	(void)send(fd, &bye, sizeof(bye), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+void local_client_bye(struct local_client *client)
+{
+	local_bye(client->socket_fd);
 }
 
 void local_client_shut(const struct local_client *client)

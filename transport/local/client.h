@@ -67,6 +67,13 @@ struct local_hello {
 };
 int local_hello(const struct local_hello *hello, struct local_welcome *welcome);
 
+/*
+ * Says on a connection that nothing that came over it is used (any more). To be said before it is
+ * closed also where hello failed: the daemon may have made a session of it, and would keep that
+ * until this process ends. Does not wait.
+ */
+void local_bye(int fd);
+
 /* Closes the descriptors that nobody has taken (set to -1 when taken). */
 void local_welcome_drop(struct local_welcome *welcome);
 

@@ -24,12 +24,16 @@
 #define SO_PEERPIDFD 77
 #endif
 
+#define ACCEPT_RETRY_NS (100 * NS_PER_MS)
+
 enum { LISTENERS_MAX = 65, BACKLOG = 64, HELLO_FIXED_FDS = 3, REQUESTS_A_TURN = 16 };
 
 struct listener {
 	struct loop_watch watch;
+	struct loop_timer retry; /* set while descriptors or memory are short */
 	struct local_server *server;
 	int fd;
+	bool starved;
 	char realm[WIRE_NAME_MAX];
 	char path[108];
 };
@@ -56,6 +60,7 @@ struct local_link {
 	struct page_end page;
 	void *session; /* the owner's; NULL before hello */
 	bool bye, cut;
+	int refusal; /* what a hello is told: its process could not be watched; 0: welcome */
 	char bound_realm[WIRE_NAME_MAX];
 	char *text; /* of a COMMAND's answer that is being sent */
 	size_t text_bytes, text_sent;
@@ -191,15 +196,26 @@ static int packet_send(int fd, const void *message, size_t bytes, const int *fds
 	return 0;
 }
 
+/* An answer did not go out. Where the other side has closed, what it said before (its goodbye, it
+ * may be) is still to be read, and the end of file behind it. */
+static void answer_failed(struct local_link *link, int status)
+{
+	if (status != -EPIPE && status != -ECONNRESET)
+		local_link_cut(link);
+}
+
 void local_answer(struct local_link *link, void *message, size_t bytes, int fd)
 {
 	struct wire_head *head = message;
+	int status = 0;
 
 	head->magic = WIRE_MAGIC;
 	head->version = WIRE_VERSION;
 	head->bytes = (uint32_t)bytes;
-	if (link->fd >= 0 && packet_send(link->fd, message, bytes, &fd, fd >= 0) < 0)
-		local_link_cut(link);
+	if (link->fd >= 0)
+		status = packet_send(link->fd, message, bytes, &fd, fd >= 0);
+	if (status < 0)
+		answer_failed(link, status);
 }
 
 int local_answer_text(struct local_link *link, int status, const char *text, size_t bytes)
@@ -252,7 +268,7 @@ static void link_text_send(struct local_link *link)
 	memory_free(link->text);
 	link->text = NULL;
 	if (status < 0)
-		local_link_cut(link);
+		answer_failed(link, status);
 	else
 		loop_watch_change(link->server->loop, &link->socket, LOOP_READABLE);
 }
@@ -355,7 +371,7 @@ static void hello_take(struct local_link *link, const void *message, size_t byte
 	struct local_server *server = link->server;
 	struct wire_hello hello;
 	struct local_offer offer = {.index_fd = -1};
-	int status = 0;
+	int status = link->refusal;
 
 	if (bytes != sizeof(hello)) {
 		hello_refuse(link, SKEP_STATUS_EVERSION);
@@ -380,8 +396,9 @@ static void hello_take(struct local_link *link, const void *message, size_t byte
 		return;
 	}
 	link->session = offer.session;
-	if (hello_answer(link, &offer) < 0)
-		local_link_cut(link);
+	status = hello_answer(link, &offer);
+	if (status < 0)
+		answer_failed(link, status);
 }
 
 /* ------------------------------------------------------------------------------- requests */
@@ -421,7 +438,8 @@ static void socket_ready(struct loop_watch *watch, uint32_t events)
 		 * buffer: descriptors sent here are closed by the kernel. */
 		ssize_t got = recv(link->fd, message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC);
 
-		if (got < 0 && errno == EINTR)
+		/* Reset: it was closed with an answer of ours unread; what it sent before is here. */
+		if (got < 0 && (errno == EINTR || errno == ECONNRESET))
 			continue;
 		if (got < 0 && errno == EAGAIN)
 			return;
@@ -445,8 +463,12 @@ static void link_peer_read(struct local_link *link)
 	else
 		link->peer.uid = (uid_t)-1;
 	length = sizeof(link->pidfd);
-	if (getsockopt(link->fd, SOL_SOCKET, SO_PEERPIDFD, &link->pidfd, &length) < 0)
-		link->pidfd = -1;
+	if (getsockopt(link->fd, SOL_SOCKET, SO_PEERPIDFD, &link->pidfd, &length) == 0)
+		return;
+	link->pidfd = -1;
+	/* A kernel that has no such thing is one matter, a want of descriptors another. */
+	if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+		link->refusal = -errno;
 }
 
 /* Takes a connected socket; closes it on error. */
@@ -497,14 +519,27 @@ static void listener_ready(struct loop_watch *watch, uint32_t events)
 		if (fd < 0 && errno == EAGAIN)
 			return;
 		if (fd < 0) {
-			/* Out of descriptors: those who wait stay in the backlog. */
-			log_warn("local", "cannot accept a session: %m");
+			/* Out of descriptors: those who wait stay in the backlog. Nothing new tells
+			 * when there is room again. */
+			if (!listener->starved)
+				log_warn("local", "cannot accept a session: %m");
+			listener->starved = true;
+			loop_timer_set(listener->server->loop, &listener->retry,
+				clock_ns() + ACCEPT_RETRY_NS);
 			return;
 		}
+		listener->starved = false;
 		status = link_create(listener->server, fd, listener->realm);
 		if (status < 0)
 			log_warn("local", "a session is refused: %s", strerror(-status));
 	}
+}
+
+static void listener_retry(struct loop_timer *timer)
+{
+	struct listener *listener = list_item(timer, struct listener, retry);
+
+	listener_ready(&listener->watch, LOOP_READABLE);
 }
 
 /* --------------------------------------------------------------------------------- server */
@@ -533,6 +568,7 @@ void local_server_destroy(struct local_server *server)
 		link_free(list_item(server->links.next, struct local_link, of_server));
 	for (unsigned i = 0; i < server->listener_count; i++) {
 		loop_watch_remove(server->loop, &server->listeners[i].watch);
+		loop_timer_cancel(server->loop, &server->listeners[i].retry);
 		close(server->listeners[i].fd);
 		unlink(server->listeners[i].path);
 	}
@@ -575,6 +611,7 @@ int local_server_listen(
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct listener *listener;
+	struct stat there;
 	mode_t mask;
 	int fd, status;
 
@@ -583,6 +620,8 @@ int local_server_listen(
 	if (strlen(path) >= sizeof(address.sun_path))
 		return -ENAMETOOLONG;
 	memcpy(address.sun_path, path, strlen(path) + 1);
+	if (lstat(path, &there) == 0 && !S_ISSOCK(there.st_mode))
+		return -EEXIST; /* somebody's file, not what a daemon left behind */
 	if (address_answers(&address))
 		return -EADDRINUSE;
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -598,6 +637,7 @@ int local_server_listen(
 	if (status == 0) {
 		memset(listener, 0, sizeof(*listener));
 		listener->watch.ready = listener_ready;
+		listener->retry.due = listener_retry;
 		status = loop_watch_add(server->loop, &listener->watch, fd, LOOP_READABLE);
 	}
 	if (status < 0) {

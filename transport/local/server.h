@@ -68,7 +68,8 @@ void local_server_destroy(struct local_server *server);
 
 /*
  * Listens on @path; a stale socket is replaced. Sessions that come in there have @realm bound.
- * Return: 0; -EADDRINUSE: another daemon answers there; or what the system said.
+ * Return: 0; -EADDRINUSE: another daemon answers there; -EEXIST: something that is no socket is
+ * there; or what the system said.
  */
 int local_server_listen(
 	struct local_server *server, const char *path, mode_t mode, const char *realm);

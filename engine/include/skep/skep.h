@@ -10,14 +10,18 @@
  * into a chain, match it, read the blocks where they lie, put what was missing.
  *
  * Threads: a session (struct skep) and everything made from it belong to one thread at a time;
- * open a session for each thread that uses the store. Different sessions need no locks.
+ * open a session for each thread that uses the store. Different sessions need no locks. A second
+ * thread that enters a session while a call is under way there is told -EBUSY.
  *
  * Results: 0 or a count, else a negative errno or one of enum skep_code. A block that is not there
  * is a result, not an error. Every call that may wait takes a deadline: nanoseconds of
- * CLOCK_MONOTONIC (skep_deadline_ms() makes one), 0 = do not wait, SKEP_FOREVER = no end.
+ * CLOCK_MONOTONIC (skep_deadline_ms() makes one), 0 = do not wait, SKEP_FOREVER = no end. Where the
+ * daemon must be asked it has 100 ms to answer, however short the deadline; a daemon that does not
+ * answer in time costs -ETIMEDOUT.
  *
  * Structs that begin with struct_bytes are filled by the caller: set it to sizeof the struct, and
- * leave what you do not use 0. A library newer than the caller reads no further than that size.
+ * leave what you do not use 0. A library newer than the caller reads no further than that size; one
+ * that is older answers -E2BIG where a field that it does not know is not 0.
  *
  * After fork() a handle of the parent answers -EOWNERDEAD in the child and touches nothing.
  */
@@ -140,7 +144,9 @@ struct skep_open_options {
  * its last pointer was released. May block until the deadline; allocates.
  *
  * Return: 0; -ENOENT or -ECONNREFUSED (no daemon there), -EACCES (realm or token refused),
- * SKEP_EVERSION, -EMFILE, -ENOMEM, -EUSERS (too many sessions), -ETIMEDOUT, -ENOTSUP (embedded).
+ * SKEP_EVERSION, -EMFILE, -ENOMEM, -EUSERS (too many sessions), -ETIMEDOUT, -ENOTSUP (embedded),
+ * -ENAMETOOLONG (path, realm or token), -EPROTO (what answers there is no daemon of ours),
+ * SKEP_EDOWN (it hung up), -EINVAL.
  */
 SKEP_API int skep_open(
 	const char *where, const struct skep_open_options *options, struct skep **out);
@@ -259,7 +265,8 @@ SKEP_API int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns
  * @deadline_ns: for the daemon's answer
  *
  * No block of an older version is ever matched again, by any session. Chains go on: they are hashed
- * anew by the next call that uses them.
+ * anew by the next call that uses them. Other sessions find out by themselves; a skep_match() of
+ * theirs misses until their library has looked the space up again (milliseconds).
  *
  * Return: the new version; SKEP_EDOWN, -ETIMEDOUT.
  */
@@ -417,8 +424,11 @@ SKEP_API int skep_match(struct skep *session, struct skep_match *requests, unsig
  * @refs: a run as skep_match() gave it, in order
  * @count: references
  * @pin: out
+ * The references must be neighbours of one chain, parent before child: where they are not, they are
+ * good only so far. While the daemon is away none is good.
+ *
  * Return: how many of them, from the first on, are good and now pinned; -EOWNERDEAD, -EMFILE (no
- * free pin).
+ * free pin), -ENOMEM (a run longer than any before).
  */
 SKEP_API int skep_pin_refs(
 	struct skep *session, const struct skep_ref *refs, unsigned count, struct skep_pin *pin);
@@ -447,6 +457,8 @@ struct skep_view {
  * @ref: of a pinned run
  * @part: part number
  * @view: out
+ * Works on a pinned block also while the daemon is away, and after another one has come.
+ *
  * Return: 0; -ESTALE (not the block it was; was it pinned?), -ERANGE (no such part).
  */
 SKEP_API int skep_view(
@@ -479,7 +491,7 @@ struct skep_copy {
  * @session: the session
  * @copy: what
  * Return: bytes copied; SKEP_ECHECKSUM (the block is quarantined; what was written to @to is not
- * to be used), -ESTALE, -ERANGE, -EMSGSIZE (@to is too small).
+ * to be used), -ESTALE, -ERANGE, -EMSGSIZE (@to is too small), -EINVAL (not a block of @space).
  */
 SKEP_API int64_t skep_copy(struct skep *session, const struct skep_copy *copy);
 
@@ -490,7 +502,9 @@ SKEP_API int64_t skep_copy(struct skep *session, const struct skep_copy *copy);
  * @bytes: where to write, @length bytes; NULL unless @status is 0
  * @length: bytes
  * @status: 0 reserved; -EEXIST already there; SKEP_EPENDING another writer writes it; after
- *	skep_commit(): 0 committed, -ESTALE given to another writer meanwhile, SKEP_EPARENT
+ *	skep_commit(): 0 committed (then @bytes is NULL), -ESTALE given to another writer meanwhile,
+ *	SKEP_EPARENT, SKEP_EDOWN, -ETIMEDOUT, SKEP_EPENDING its event comes on the queue; after
+ *	skep_abort(): -ECANCELED
  * @block: index in the chain
  * @part: part number
  * @slot: of the index (for the library)
@@ -519,7 +533,8 @@ struct skep_frame {
  * @first: first block to put; the one before it must be present or pending
  * @count: blocks; the first that many of @frames are written
  * @part: which part of each
- * @length: bytes of the part in a space of opaque keys; 0 = what the layout says
+ * @length: bytes of the part in a space of opaque keys, a multiple of its ranges; 0 = what the
+ *	layout says
  * @deadline_ns: how long to wait when not even one frame can be had
  * @first_missing: out with SKEP_EPARENT, the block from which the chain must be put
  */
@@ -569,7 +584,8 @@ enum skep_sums {
  * @sums: of enum skep_sums
  * @given: with SKEP_SUMS_GIVEN: for each frame in turn the sums of its ranges (skep_range_sum()
  *	says what a range sum is)
- * @queue: completes there, one event a frame with @user, instead of waiting; NULL = wait
+ * @queue: completes there, one event a frame with @user, instead of waiting; NULL = wait. The
+ *	status of the frames is SKEP_EPENDING then.
  * @user: given back with the event
  * @deadline_ns: for the answer
  */
@@ -592,7 +608,9 @@ struct skep_commit {
  * The frames are not to be written any more. A block becomes visible when its last part is
  * committed and its parent is present.
  *
- * Return: frames committed (each @frames[i].status says how it went); -ETIMEDOUT, SKEP_EDOWN.
+ * Return: frames committed, with a queue frames submitted (each @frames[i].status says how it
+ * went); -ETIMEDOUT, SKEP_EDOWN, -EAGAIN (more events than the queue has room for: take some
+ * first).
  */
 SKEP_API int skep_commit(struct skep *session, struct skep_frame *frames, unsigned count,
 	const struct skep_commit *commit);
@@ -603,7 +621,7 @@ SKEP_API int skep_commit(struct skep *session, struct skep_frame *frames, unsign
  * @frames: @count frames; those whose status is not 0 are passed over. Their bytes must not be
  *	touched any more.
  * @count: frames
- * Return: 0; SKEP_EDOWN.
+ * Return: 0; SKEP_EDOWN; -EAGAIN (the daemon is behind: call again for those that are left).
  */
 SKEP_API int skep_abort(struct skep *session, struct skep_frame *frames, unsigned count);
 
@@ -632,8 +650,9 @@ SKEP_API uint64_t skep_copy_sum(void *to, const void *from, size_t length);
  * @part: a block that lacks this part counts as missing; UINT32_MAX = any part
  * @blocks: out, indices in order
  * @blocks_max: indices that fit
- * Return: how many were written; 0 = nothing lacks. While the daemon is away SKEP_EDOWN. Blocks
- * that another writer is writing are not listed. Never waits.
+ * Return: how many were written; 0 = nothing lacks. While the daemon is away, and for the moment in
+ * which a space that was stepped is looked up again, SKEP_EDOWN. -ERANGE. Blocks that another
+ * writer is writing are not listed. Never waits.
  */
 SKEP_API int skep_missing(struct skep *session, struct skep_chain *chain, uint32_t first,
 	uint32_t part, uint32_t *blocks, unsigned blocks_max);
@@ -688,7 +707,8 @@ enum skep_hint_kind {
  * @chain: the chain
  * @block: its deepest block that the hint is about
  * @kind: of enum skep_hint_kind
- * Return: 0; -ENOENT (not in the index), -EAGAIN (the daemon is behind), SKEP_EDOWN. Never waits.
+ * Return: 0; -ENOENT (not in the index), -EAGAIN (the daemon is behind), SKEP_EDOWN, -ERANGE. Never
+ * waits.
  */
 SKEP_API int skep_hint(
 	struct skep *session, struct skep_chain *chain, uint32_t block, uint32_t kind);
@@ -769,7 +789,7 @@ SKEP_API int skep_stats(struct skep *session, uint64_t deadline_ns, struct skep_
  * struct skep_event - one completion
  * @user: as given at submit
  * @status: 0 or a negative result
- * @block: index in the chain, or of the frame
+ * @block: of a wait: index in the chain; of a commit: index in the frames that were given
  */
 struct skep_event {
 	uint64_t user;
@@ -778,9 +798,13 @@ struct skep_event {
 };
 
 /**
- * skep_queue_create() - a queue of completions with an eventfd
+ * skep_queue_create() - a queue of completions with a descriptor to poll
  * @session: the session
  * @out: the queue; belongs to the session
+ *
+ * At most 256 events of a queue can be under way or not taken; a submit beyond that answers
+ * -EAGAIN.
+ *
  * Return: 0; -EMFILE (eight a session), SKEP_EDOWN, -ENOMEM.
  */
 SKEP_API int skep_queue_create(struct skep *session, struct skep_queue **out);
@@ -788,7 +812,11 @@ SKEP_API int skep_queue_create(struct skep *session, struct skep_queue **out);
 /**
  * skep_queue_fd() - the descriptor that becomes readable when there is an event
  * @queue: the queue
- * Return: an eventfd for poll(); owned by the queue; skep_queue_take() resets it.
+ *
+ * It stays the same over a reconnect and can stand in any poll(), select() or epoll set. Do not
+ * read from it: it is a set of eventfds, which skep_queue_take() resets.
+ *
+ * Return: a descriptor, owned by the queue.
  */
 SKEP_API int skep_queue_fd(const struct skep_queue *queue);
 
