@@ -395,8 +395,8 @@ static unsigned batch_run(struct realm *realm, struct goal *goal)
 /* Looking for the slabs whose loss costs least. */
 struct steal {
 	struct realm *realm;
-	struct slab *slab; /* of frames, or of records; the owners are slots in both */
-	unsigned class;	   /* that wants a slab */
+	struct slab *slab;   /* of frames, or of records; the owners are slots in both */
+	unsigned class;	     /* that wants a slab */
 	uint64_t free_ns;    /* what was used before then is no loss */
 	uint64_t steps_left; /* down chains */
 	uint64_t cost;	     /* of the slab that is looked at */
@@ -500,10 +500,8 @@ static void slab_owner_note(void *context, uint64_t offset, uint32_t owner)
 static bool slab_steal(struct realm *realm, struct slab *slab, unsigned class, uint64_t lists)
 {
 	struct lru_list *coldest = coldest_list(realm, lists);
-	struct steal steal = {.realm = realm,
-		.slab = slab,
-		.class = class,
-		.steps_left = STEAL_STEPS_MAX};
+	struct steal steal = {
+		.realm = realm, .slab = slab, .class = class, .steps_left = STEAL_STEPS_MAX};
 	struct slab_window window;
 	int64_t index;
 
@@ -526,8 +524,7 @@ static bool slab_steal(struct realm *realm, struct slab *slab, unsigned class, u
 
 static bool frames_steal(struct realm *realm, unsigned class)
 {
-	bool stolen =
-		slab_steal(realm, dram_slab(realm->dram), class, realm->lru_of_class[class]);
+	bool stolen = slab_steal(realm, dram_slab(realm->dram), class, realm->lru_of_class[class]);
 
 	realm->next_steal =
 		realm->counters[REALM_COUNTER_blocks_evicted] + EVICTIONS_BETWEEN_STEALS;

@@ -349,8 +349,7 @@ int64_t index_name_make(struct realm *realm, const struct index_name *name)
 	STORE(index->parts[slot].bytes, 0);
 	STORE(index->parts[slot].write, 0);
 	/* Release pairs with the acquire of name_generation in probe.c. */
-	atomic_store_explicit(
-		&entry->name_generation, realm_draw(realm), memory_order_release);
+	atomic_store_explicit(&entry->name_generation, realm_draw(realm), memory_order_release);
 	bucket = bucket_of(index, name->id.low);
 	STORE(entry->next_slot, (uint32_t)LOAD(bucket->word));
 	bucket_set(bucket, slot);

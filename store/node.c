@@ -444,7 +444,7 @@ void node_destroy(struct node *node)
 	atomic_store(&node->stopping, true);
 	pthread_cond_broadcast(&node->memory_changed);
 	pthread_mutex_unlock(&node->memory_lock);
-	/* The memory thread may be waiting for the keeper, which therefore runs until it has ended. */
+	/* The memory thread may be waiting for the keeper, which runs until it has ended. */
 	if (node->memory_runs)
 		pthread_join(node->memory_thread, NULL);
 	atomic_store(&node->keeper_ends, true);

@@ -61,8 +61,7 @@ static bool hopeless(const struct realm *realm)
 
 	dram_status_get(realm->dram, &status);
 	return realm->reservation_count == 0 && !realm->pending_count && realm->pins_seen == 0 &&
-	       !realm->operator_pins && !realm->removed.count &&
-	       status.ready_bytes == status.bytes;
+	       !realm->operator_pins && !realm->removed.count && status.ready_bytes == status.bytes;
 }
 
 /* Adds a reservation of the part to a block that stands pending. */

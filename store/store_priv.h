@@ -220,8 +220,8 @@ struct realm {
 	struct removed_list removed;
 	uint32_t guarded_slot; /* parent of the block that room is made for, or NONE32 */
 	uint64_t next_steal;   /* count of evictions from which a colder class may lose a slab */
-	uint32_t scan;	    /* number of the last pin scan */
-	uint64_t pins_seen; /* cells in use at the last scan */
+	uint32_t scan;	       /* number of the last pin scan */
+	uint64_t pins_seen;    /* cells in use at the last scan */
 	uint64_t slot_count_by_state[ENTRY_REMOVED + 1];
 	uint64_t operator_pins;
 	uint64_t counters[REALM_COUNTER_COUNT];
@@ -240,7 +240,7 @@ struct session {
 	uid_t uid;
 	bool readonly, operator_role, said_bye;
 	bool commanding; /* a command is under way */
-	bool stopped; /* socket closed or broken: no message is taken; pins still count */
+	bool stopped;	 /* socket closed or broken: no message is taken; pins still count */
 	bool blocked;
 	struct submission blocked_on;
 	uint64_t blocked_at_ns, opened_ns;

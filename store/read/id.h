@@ -23,7 +23,7 @@ struct id_input {
 };
 
 /*
- * XXH3-128 under @secret (ID_SECRET_BYTES, from the realm's secret and the space's fingerprint) over
+ * XXH3-128 under @secret (ID_SECRET_BYTES, of the realm's secret and the space's fingerprint) over
  *   - the parent's id (16 bytes, low word first),
  *   - the tokens, little-endian; of a block named by a key, the key alone,
  *   - where there are extra keys, these and their length as 4 bytes.

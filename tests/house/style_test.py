@@ -20,6 +20,7 @@ SCRIPTS = (".py", ".sh", "/dev", "/.ci/run")
 # What is longer than the rule and has a reason to be: "file" or "file:function" → the reason.
 # A row whose reason has gone must go too; when the table passes ten rows the rule is not kept.
 EXCEPTIONS = {
+    "tests/store/node_test.c": "one test of one module's whole face, node.h, in the order of that",
     "engine/include/skep/skep.h": "the whole public interface in one place; most of it documents",
 }
 EXCEPTIONS_MAX = 10

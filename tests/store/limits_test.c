@@ -263,7 +263,7 @@ static void a_ring_out_of_bounds(void)
 	play_close(&play);
 }
 
-/* Messages that no client of ours sends: unknown op, no such queue, a scratch area out of bounds. */
+/* Messages that no client of ours sends: unknown op, no such queue, a scratch out of bounds. */
 static void messages_out_of_bounds(void)
 {
 	struct submission wrong[] = {

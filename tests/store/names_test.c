@@ -364,7 +364,8 @@ static void nonsense_spaces_are_refused(void)
 	REFUSED(request.name[0] = 0, -EINVAL, "name");
 	REFUSED(memset(request.name, 'x', sizeof(request.name)), -EINVAL, "name");
 	REFUSED(memset(request.engine, 'x', sizeof(request.engine)), -EINVAL, "engine");
-	REFUSED(snprintf(request.model, sizeof(request.model), "a\nblock_tokens=1"), -EINVAL, "model");
+	REFUSED(snprintf(request.model, sizeof(request.model), "a\nblock_tokens=1"), -EINVAL,
+		"model");
 	REFUSED(request.groups = 2, -ENOTSUP, "groups");
 	REFUSED(request.flags = 2, -EINVAL, "flags");
 	REFUSED(request.block_tokens = 0, -EINVAL, "block_tokens");

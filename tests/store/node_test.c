@@ -37,7 +37,8 @@ static void config_reset(void)
 		realms[i].record_bytes = 1 << 20;
 		if (i) {
 			realms[i].token_count = 2;
-			snprintf(realms[i].tokens[0], sizeof(realms[i].tokens[0]), "%s", "first token");
+			snprintf(realms[i].tokens[0], sizeof(realms[i].tokens[0]), "%s",
+				"first token");
 			snprintf(realms[i].tokens[1], sizeof(realms[i].tokens[1]), "%s", names[i]);
 		}
 	}
@@ -97,7 +98,8 @@ static void a_wrong_configuration_is_named(void)
 	REFUSED(realms[1].name[0] = 0, -EINVAL, "no name");
 	REFUSED(realms[1].secret_bytes = 15, -EINVAL, "realm token: its secret has 15 bytes");
 	REFUSED(realms[0].dram_bytes = 4096, -EINVAL, "at least 2 MiB");
-	REFUSED(snprintf(realms[1].name, sizeof(realms[1].name), "open"), -EINVAL, "realm open is configured twice");
+	REFUSED(snprintf(realms[1].name, sizeof(realms[1].name), "open"), -EINVAL,
+		"realm open is configured twice");
 	REFUSED(config.chunk_bytes = 12345, -EINVAL, "realm open: cannot make its pool");
 	REFUSED(snprintf(config.socket_path, sizeof(config.socket_path), "%s/none/s", folder),
 		-ENOENT, "cannot listen on");
@@ -912,7 +914,7 @@ static void a_reload_takes_what_it_may(void)
 
 /* ---------------------------------------------------------------------------------- the end */
 
-/* A node stops at any moment: while it starts, while its pools are populated, with clients there. */
+/* A node stops at any moment: while it starts, while pools are populated, with clients there. */
 static void a_node_stops_at_any_moment(uint64_t seed)
 {
 	for (unsigned round = 0; round < 60; round++) {

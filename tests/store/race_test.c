@@ -339,7 +339,7 @@ static void pin_references(struct client *client)
 
 static void client_live(struct client *client)
 {
-	/* On few processors the keeper must come by, or nothing is ever put. This thread's alone. */
+	/* On few processors the keeper must come by, or nothing is put. This thread's alone. */
 	setpriority(PRIO_PROCESS, 0, 10);
 	while (!atomic_load_explicit(&shared->stop, memory_order_relaxed)) {
 		if (pick(client, 5) == 0)

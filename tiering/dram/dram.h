@@ -47,7 +47,8 @@ void dram_ready(struct dram *dram, uint64_t bytes);
 
 /*
  * The class of a frame size; of a size beyond DRAM_CLASSES_MAX others that of the next larger.
- * Keeper. Return: class, -ENOSPC (too many sizes, none larger), -EFBIG (no chunk holds it), -EINVAL.
+ * Keeper. Return: class, -ENOSPC (too many sizes, none larger), -EFBIG (no chunk holds it),
+ * -EINVAL.
  */
 int dram_class(struct dram *dram, uint64_t bytes);
 

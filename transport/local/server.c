@@ -438,7 +438,7 @@ static void socket_ready(struct loop_watch *watch, uint32_t events)
 		 * buffer: descriptors sent here are closed by the kernel. */
 		ssize_t got = recv(link->fd, message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC);
 
-		/* Reset: it was closed with an answer of ours unread; what it sent before is here. */
+		/* Reset: closed with an answer of ours unread; what it sent before is here. */
 		if (got < 0 && (errno == EINTR || errno == ECONNRESET))
 			continue;
 		if (got < 0 && errno == EAGAIN)
