@@ -203,28 +203,39 @@ static void give_up(struct realm *realm, uint32_t top)
 	}
 }
 
-/* After a reservation left: if none is live, another writer gets a chance before the block goes. */
+/* No reservation of the block is live: until when another writer may reserve what is missing. */
+static void pending_idle(struct realm *realm, struct pending *pending, uint64_t give_up_ns)
+{
+	pending->give_up_ns = give_up_ns;
+	list_remove(&pending->by_age);
+	list_append(&realm->pending_idle, &pending->by_age);
+}
+
+/* Committed parts wait for the others until the age limit has passed since the last activity. */
+static void pending_await_parts(struct realm *realm, struct pending *pending)
+{
+	pending_idle(realm, pending,
+		clock_after(pending->last_ns, realm->config.age_limit_ns + GIVE_UP_GRACE_NS));
+}
+
+/* A reservation ended without a commit: whoever waits is told, and if none is live, another writer
+ * gets a chance before the block goes. */
 static void pending_settle(struct realm *realm, uint32_t slot)
 {
 	struct pending *pending = pending_of(realm, slot);
 	struct slot *own = &realm->index.slots[slot];
-	uint64_t now = realm->keeper->now_ns;
 	bool awaited;
 
 	if (!pending || !list_empty(&pending->reservations) || own->flags & SLOT_HELD)
 		return;
 	awaited = !list_empty(&pending->waits) || own->first_child != NONE32;
 	pending_wake(realm, pending, SKEP_STATUS_EGIVENUP);
-	if (!own->committed && !awaited) {
-		give_up(realm, slot);
-		return;
-	}
-	pending->give_up_ns = now + GIVE_UP_GRACE_NS;
 	if (own->committed)
-		pending->give_up_ns = clock_after(
-			pending->last_ns, realm->config.age_limit_ns + GIVE_UP_GRACE_NS);
-	list_remove(&pending->by_age);
-	list_append(&realm->pending_idle, &pending->by_age);
+		pending_await_parts(realm, pending);
+	else if (awaited)
+		pending_idle(realm, pending, realm->keeper->now_ns + GIVE_UP_GRACE_NS);
+	else
+		give_up(realm, slot);
 }
 
 /* -------------------------------------------------------------------------------- publish */
@@ -326,7 +337,8 @@ void part_committed(struct realm *realm, struct reservation *r)
 	realm->counters[REALM_COUNTER_bytes_committed] += r->bytes;
 	reservation_free(realm, r);
 	if (own->committed != (parts == 64 ? UINT64_MAX : (1ull << parts) - 1)) {
-		pending_settle(realm, slot);
+		if (list_empty(&pending->reservations))
+			pending_await_parts(realm, pending);
 		return;
 	}
 	if (parent_present(realm, slot))

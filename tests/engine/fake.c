@@ -240,7 +240,7 @@ static void space_answer(
 	reply.u.space.generation = fake->generation;
 	reply.u.space.version = 1;
 	memset(reply.u.space.secret, fake->secret, sizeof(reply.u.space.secret));
-	if (!strcmp(request->name, "differs")) {
+	if (fake->refusing || !strcmp(request->name, "differs")) {
 		reply.u.space.head.status = SKEP_STATUS_EDIFFERS;
 		memcpy(reply.u.space.field, "model", 6);
 	}

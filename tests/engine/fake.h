@@ -89,6 +89,7 @@ struct fake {
 	_Atomic bool stop;
 	_Atomic bool deaf;	/* leaves submissions in the ring */
 	_Atomic bool mute;	/* leaves requests in the socket */
+	_Atomic bool refusing;	/* every space is refused */
 	_Atomic bool waits_end; /* SUBMIT_WAIT is answered at once */
 	/* What came. */
 	_Atomic unsigned hellos, touches, reserves, commits, aborts, quarantines, hints, spaces;

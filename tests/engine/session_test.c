@@ -4,6 +4,7 @@
  * stay right, the old pool goes when its last pointer went, and every submit completes once.
  */
 #include <poll.h>
+#include <sys/stat.h>
 
 #include "base/status.h"
 #include "engine/client/client_priv.h"
@@ -144,6 +145,79 @@ static void old_pool_goes_without_a_call(void)
 	} while (now.mappings);
 	fake_start(&fake);
 	unit_await_attached(session, 1);
+	skep_close(session);
+}
+
+/* The daemon that came back knows the space otherwise: misses, and calls that may fail say why. */
+static void space_refused_on_return_is_a_miss(void)
+{
+	struct skep *session = unit_open(fake.path, 0);
+	struct skep_space *space = unit_space(session, 0);
+	struct skep_chain *chain = unit_chain(space, 1, 19);
+	struct skep_frame frame;
+	struct skep_reserve reserve = {.struct_bytes = sizeof(reserve), .chain = chain, .count = 1};
+	struct skep_match match;
+	uint64_t until;
+	uint32_t block;
+
+	fake_kill(&fake);
+	unit_await_attached(session, 0);
+	fake.refusing = true;
+	fake_start(&fake);
+	unit_await_attached(session, 1);
+	fake_block(&fake, chain, 0, ENTRY_PRESENT, UNIT_PART_BYTES);
+	match = match_all(session, chain);
+	REQUIRE_EQ(match.matched, 0);
+	REQUIRE_TEXT(skep_reason_text(match.reason), "absent");
+	REQUIRE_EQ(skep_reserve(session, &reserve, &frame), SKEP_EDIFFERS);
+	REQUIRE_EQ(skep_missing(session, chain, 0, 0, &block, 1), SKEP_EDOWN);
+	fake.refusing = false;
+	until = clock_ns() + 5 * NS_PER_S;
+	while (!match.matched) {
+		REQUIRE(clock_ns() < until);
+		usleep(5000);
+		match = match_all(session, chain);
+	}
+	skep_close(session);
+}
+
+static uint64_t file_bytes(int fd)
+{
+	struct stat file;
+
+	REQUIRE_EQ(fstat(fd, &file), 0);
+	return (uint64_t)file.st_blocks * 512;
+}
+
+/* Page tables are set up ahead where the daemon has populated, and not one page further: whoever
+ * touches a page first pays for it. */
+static void memory_is_touched_only_where_the_daemon_was(void)
+{
+	enum { HALF = FAKE_CHUNK_BYTES / 2 };
+	struct skep *session;
+	struct index_head *head;
+	uint64_t until = clock_ns() + 5 * NS_PER_S;
+
+	fake_kill(&fake);
+	fake_start(&fake);
+	head = (struct index_head *)(void *)fake.index;
+	head->pool_ready_bytes = HALF;
+	session = unit_open(fake.path, 0);
+	while (file_bytes(fake.chunk_fds[0]) < HALF) {
+		REQUIRE(clock_ns() < until);
+		usleep(5000);
+	}
+	usleep(200000);
+	REQUIRE_EQ(file_bytes(fake.chunk_fds[0]), HALF);
+	REQUIRE_EQ(file_bytes(fake.chunk_fds[1]), 0);
+	head->pool_ready_bytes = FAKE_CHUNK_BYTES + 4096;
+	while (file_bytes(fake.chunk_fds[1]) < 4096) {
+		REQUIRE(clock_ns() < until);
+		usleep(5000);
+	}
+	usleep(200000);
+	REQUIRE_EQ(file_bytes(fake.chunk_fds[0]), FAKE_CHUNK_BYTES);
+	REQUIRE_EQ(file_bytes(fake.chunk_fds[1]), 4096);
 	skep_close(session);
 }
 
@@ -422,6 +496,8 @@ int main(int argc, char **argv)
 	session_without_a_daemon_misses_at_once();
 	daemon_dies_and_comes_back();
 	old_pool_goes_without_a_call();
+	space_refused_on_return_is_a_miss();
+	memory_is_touched_only_where_the_daemon_was();
 	reserved_frames_hold_the_old_pool();
 	sleeper_wakes_when_the_daemon_dies();
 	queues_complete_exactly_once();

@@ -91,6 +91,35 @@ static void a_wait_ends_with_the_block(void)
 	play_close(&play);
 }
 
+/* Ranks put their parts in turn: that a part is in and none is reserved is no failure. */
+static void a_wait_outlasts_the_pause_between_two_parts(void)
+{
+	static const struct sim_space two = {.name = "two",
+		.block_tokens = 4,
+		.part_count = 2,
+		.bytes = {4096, 8192},
+		.ranges = {1, 2}};
+	struct sim_options options = {
+		.dram_bytes = 8 << 20, .index_blocks = 64, .age_limit_ns = AGE_NS};
+	struct play_put put = {.chain = &chain, .count = 1};
+	struct submission message;
+	uint32_t tag;
+
+	play_open(&play, &options, &two, 2);
+	play_chain(&play, &chain, (const uint32_t[]){1, 0});
+	reserve(0, &chain, 1, &reserved);
+	message = wait_message(reserved.written[0].slot, LONG_NS);
+	tag = submit(1, &message);
+	REQUIRE_EQ(play_commit(&play.sim, &play.clients[0], reserved.written, 1), 1);
+	play_take_none(&play, 1);
+	put.part = 1;
+	REQUIRE_EQ(play_reserve(&play.sim, &play.clients[0], &put, &another), 1);
+	play_fill(play.realm, another.written, another.count);
+	REQUIRE_EQ(play_commit(&play.sim, &play.clients[0], another.written, 1), 1);
+	REQUIRE_EQ(play_take(&play, 1).tag, tag);
+	play_close(&play);
+}
+
 static void a_wait_ends_by_its_deadline(void)
 {
 	struct submission message;
@@ -384,6 +413,7 @@ static void a_blocked_request_is_read_again_with_care(void)
 int main(void)
 {
 	a_wait_ends_with_the_block();
+	a_wait_outlasts_the_pause_between_two_parts();
 	a_wait_ends_by_its_deadline();
 	a_cancelled_wait_ends_once();
 	waits_end_with_their_session();
