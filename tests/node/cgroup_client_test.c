@@ -62,7 +62,7 @@ int main(int argc, char **argv)
 	struct daemon daemon;
 	const char *why;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 40, 0});
 #if defined(__SANITIZE_THREAD__)
 	harness_skip("the shadow of 2 GiB under TSan does not fit 256 MiB");
 #endif

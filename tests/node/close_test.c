@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A session that is closed while its process lives on is gone with all it held, also when the
- * daemon was too slow to answer its last request. And a session for reading alone.
+ * daemon was too slow to answer its last request; one that outlives such a time loses nothing and
+ * leaves nothing. And a session for reading alone.
  */
 #include <errno.h>
 
@@ -154,6 +155,78 @@ static void test_given_up(const struct daemon *daemon)
 	child_finish(&client);
 }
 
+/* Asks while nobody answers, and goes on with the same session afterwards. */
+static void patient_client(int line, const void *socket)
+{
+	struct user user;
+
+	user_open(&user, socket, &shape);
+	for (uint64_t turn = 0; note_hear(line).what != TOLD_STOP; turn++) {
+		struct story first = story_open(&user, 5000 + 10 * turn, BLOCKS);
+		struct story second = story_open(&user, 5004 + 10 * turn, BLOCKS);
+		struct skep_reserve reserve = {.struct_bytes = sizeof(reserve),
+			.chain = first.chain,
+			.count = BLOCKS,
+			.deadline_ns = skep_deadline_ms(1000)};
+		struct skep_commit commit = {.struct_bytes = sizeof(commit)};
+		struct skep_frame frames[BLOCKS], late[BLOCKS];
+		uint64_t began;
+
+		REQUIRE_EQ(skep_reserve(user.session, &reserve, frames), BLOCKS);
+		for (unsigned i = 0; i < BLOCKS; i++)
+			frame_fill(&first, &frames[i]);
+		note_tell(line, (struct note){.what = TOLD_READY});
+		note_hear(line);
+		began = clock_ns();
+		reserve.chain = second.chain;
+		reserve.deadline_ns = skep_deadline_ms(20);
+		REQUIRE_EQ(skep_reserve(user.session, &reserve, late), -ETIMEDOUT);
+		commit.deadline_ns = skep_deadline_ms(20);
+		REQUIRE_EQ(skep_commit(user.session, frames, BLOCKS / 2, &commit), -ETIMEDOUT);
+		REQUIRE_EQ(skep_abort(user.session, frames + BLOCKS / 2, BLOCKS / 2), 0);
+		/* What is there can be had without the daemon. */
+		REQUIRE_EQ(story_match(&user, &second, SKEP_MATCH_PEEK, NULL).matched, 0);
+		REQUIRE(clock_ns() - began < 500 * NS_PER_MS * harness_slower());
+		note_tell(line, (struct note){.what = TOLD_READY});
+		note_hear(line);
+		/* The daemon goes on. What came too late is given back by the next call. */
+		story_put_all(&user, &first);
+		REQUIRE_EQ(story_get(&user, &first), BLOCKS);
+		note_tell(line, (struct note){.what = TOLD_READY});
+		story_close(&first);
+		story_close(&second);
+	}
+	user_close(&user);
+}
+
+static void test_stalled(const struct daemon *daemon)
+{
+	struct realm_status realm;
+	struct child client;
+	uint64_t until;
+
+	child_start(&client, "the patient client", patient_client, daemon->config.socket_path);
+	for (unsigned turn = 0; turn < 4; turn++) {
+		for (unsigned step = 0; step < 3; step++) {
+			note_tell(client.line, (struct note){.what = TOLD_SLOW});
+			REQUIRE_EQ(note_hear(client.line).what, TOLD_READY);
+			if (step == 0)
+				child_stop(&daemon->child);
+			else if (step == 1)
+				child_continue(&daemon->child);
+		}
+		/* Nothing is left reserved although the session lives on. */
+		until = clock_ns() + NS_PER_S * harness_slower();
+		do {
+			daemon_realm(daemon, 0, &realm);
+			REQUIRE(clock_ns() < until);
+		} while (realm.reservations || realm.blocks_pending);
+		REQUIRE_EQ(realm.sessions, 1);
+	}
+	note_tell(client.line, (struct note){.what = TOLD_STOP});
+	child_finish(&client);
+}
+
 static void reading_client(int line, const void *socket)
 {
 	struct skep_reserve reserve = {.struct_bytes = sizeof(reserve), .count = 1};
@@ -195,11 +268,12 @@ int main(int argc, char **argv)
 {
 	struct daemon daemon;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 4096});
 	daemon_start(&daemon);
 	test_given_up(&daemon);
 	test_close(&daemon);
+	test_stalled(&daemon);
 	test_readonly(&daemon);
 	daemon_stop(&daemon);
 	return 0;

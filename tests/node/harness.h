@@ -20,13 +20,12 @@
 #include "store/node.h"
 #include "tests/base/unit.h"
 
-/* Arguments of every test here: [COUNT] [--seed N]. Prints the seed. @seconds: the whole test ends
- * by then, whatever happens. */
+/* Arguments of every test here: [COUNT] [--seed N]. Prints the seed. */
 struct harness_options {
 	int argc;
 	char **argv;
-	unsigned seconds;
-	uint64_t count; /* where none is given */
+	unsigned seconds; /* it ends by then; stretched for larger counts, under sanitizers */
+	uint64_t count;	  /* where none is given */
 };
 void harness_begin(const struct harness_options *options);
 

@@ -328,7 +328,7 @@ int main(int argc, char **argv)
 	struct daemon daemon;
 	struct note note;
 
-	harness_begin(&(struct harness_options){argc, argv, 300, 25});
+	harness_begin(&(struct harness_options){argc, argv, 25, 25});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 4096});
 	daemon_start(&daemon);
 	part.socket = daemon.config.socket_path;

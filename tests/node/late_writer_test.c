@@ -138,7 +138,7 @@ int main(int argc, char **argv)
 	struct daemon daemon;
 	struct note note;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 4096});
 	daemon.realms[0].age_limit_ns = AGE_LIMIT_MS * NS_PER_MS;
 	daemon_start(&daemon);

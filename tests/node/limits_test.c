@@ -320,7 +320,7 @@ int main(int argc, char **argv)
 {
 	struct daemon daemon;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	limit_set(RLIMIT_NOFILE, FDS_LOOKED_AT);
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 1024});
 	daemon.config.chunk_bytes = CHUNK_BYTES;

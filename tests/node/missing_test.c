@@ -98,7 +98,7 @@ int main(int argc, char **argv)
 	struct child child;
 	struct daemon daemon;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 4096});
 	daemon_start(&daemon);
 	child_start(&child, "the engine", engine, daemon.config.socket_path);

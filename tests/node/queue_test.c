@@ -467,7 +467,7 @@ int main(int argc, char **argv)
 	struct daemon daemon;
 	struct child asks;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 4096});
 	daemon_start(&daemon);
 	test_single_flight(&daemon);

@@ -244,7 +244,7 @@ int main(int argc, char **argv)
 	struct racing racing;
 	struct daemon daemon;
 
-	harness_begin(&(struct harness_options){argc, argv, 24 * 3600, 5});
+	harness_begin(&(struct harness_options){argc, argv, 25, 5});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 512});
 	/* Blocks of which one part found no room hold the other's frames no longer than this. */
 	daemon.realms[0].age_limit_ns = 100 * NS_PER_MS;

@@ -405,7 +405,7 @@ int main(int argc, char **argv)
 	struct node_status node;
 	struct daemon daemon;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	daemon_of_two(&daemon);
 	daemon_start(&daemon);
 	run("coming in", coming_in, &daemon);

@@ -102,7 +102,7 @@ int main(int argc, char **argv)
 	const char *why;
 	uint64_t released, first;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	if (!cgroup_make(&group, "restart", LIMIT_BYTES, &why))
 		harness_skip(why);
 	daemon_init(&daemon, (struct daemon_size){POOL_BYTES, 4096});

@@ -353,7 +353,7 @@ int main(int argc, char **argv)
 	struct daemon daemon;
 	struct cast cast;
 
-	harness_begin(&(struct harness_options){argc, argv, 300, 5});
+	harness_begin(&(struct harness_options){argc, argv, 25, 5});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 4096});
 	daemon_start(&daemon);
 	for (unsigned i = 0; i < WORKERS; i++)

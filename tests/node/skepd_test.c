@@ -159,7 +159,7 @@ int main(int argc, char **argv)
 	struct stat there;
 	uint64_t began;
 
-	harness_begin(&(struct harness_options){argc, argv, 60, 0});
+	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	harness_path("socket", socket, sizeof(socket));
 	daemon = program_start(socket);
 	for (unsigned i = 0; i < WORKERS; i++)

@@ -136,14 +136,37 @@ static int key_set(struct work *work, uint64_t i)
 	return MIN_OF(status, 0);
 }
 
+/* Each is a chain of its own and so a reservation of its own; committed they are together. */
+static int keys_reserve(struct work *work, uint64_t at, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		struct skep_reserve reserve = {
+			.struct_bytes = sizeof(reserve),
+			.chain = work->key,
+			.count = 1,
+			.deadline_ns = skep_deadline_ms(PUT_WAIT_MS),
+		};
+		int status = key_set(work, at + i);
+
+		if (!status)
+			status = skep_reserve(work->session, &reserve, &work->reserved[i]);
+		if (status < 0)
+			return status;
+	}
+	return 0;
+}
+
 static int keys_put(struct work *work)
 {
+	uint64_t share = work->run->share;
+	uint32_t count;
 	int status = 0;
 
-	for (uint64_t i = 0; !status && i < work->run->share && !bench_interrupted(); i++) {
-		status = key_set(work, i);
+	for (uint64_t at = 0; !status && at < share && !bench_interrupted(); at += count) {
+		count = (uint32_t)MIN_OF(work->run->batch, share - at);
+		status = keys_reserve(work, at, count);
 		if (!status)
-			status = chain_put(work, work->key, i);
+			status = frames_fill(work, at, count);
 	}
 	return status;
 }
