@@ -2,8 +2,8 @@
 /*
  * A session page in the hands of a client that writes what it likes there: messages, scratch, pin
  * table, cursors, at any moment between two turns of the keeper. Whatever it does, the keeper goes
- * on, a client of another realm finds its blocks as they were, one of the same realm keeps the bytes
- * it pinned, and when the client has ended nothing of it is left.
+ * on, a client of another realm finds its blocks as they were, one of the same realm keeps the
+ * bytes it pinned, and when the client has ended nothing of it is left.
  *
  * The input is a list of acts: one byte says which, what follows is its argument; missing bytes
  * count as 0.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Packets on a session's socket, against a node whose loop turns in this thread. The first byte of a
- * packet says how much of its head is made right, so that what lies behind the first checks is
+ * Packets on a session's socket, against a node whose loop turns in this thread. The first byte of
+ * a packet says how much of its head is made right, so that what lies behind the first checks is
  * reached too.
  */
 #include <string.h>

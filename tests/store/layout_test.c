@@ -265,7 +265,7 @@ static uint64_t resident_alone(const struct sim_space *kind, uint32_t blocks)
 	return resident;
 }
 
-/* Does the system give pages of 2 MiB unasked or on advice? Then an array may hold a part of one. */
+/* Does the system give pages of 2 MiB unasked or on advice? Then an array may hold part of one. */
 static bool pages_are_large(void)
 {
 	static const char *const settings[] = {"enabled", "shmem_enabled"};
