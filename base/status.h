@@ -5,7 +5,7 @@
 /*
  * Results are 0 or a count, else a negative errno, plus the codes below, which lie outside the
  * range of errno. The public header (engine/include/skep/skep.h) spells the same numbers for users;
- * a static assertion in engine/client/client.c holds the two together.
+ * a static assertion in engine/client/session.c holds the two together.
  */
 #define SKEP_STATUS_TABLE(X)                                                                       \
 	X(EPARENT, 4096, "a block's parent is neither present nor pending")                        \
