@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 
+#include "base/memory.h"
 #include "tests/store/play.h"
 
 static struct play play;
@@ -317,8 +318,37 @@ static void requests_out_of_place(void)
 	play_close(&play);
 }
 
+/* Every allocation of a keeper, a realm and a session fails once: said so, and nothing is left. */
+static void memory_is_short(void)
+{
+	struct sim_options options = options_of(4 << 20, 64);
+	unsigned failed = 0;
+	int status = -ENOMEM;
+
+	for (unsigned long nth = 1; status < 0; nth++) {
+		struct sim sim;
+		struct sim_client client;
+
+		memory_fail_after(nth, 0);
+		status = sim_create(&sim, &options);
+		if (status == 0) {
+			/* The page is the test's; what the keeper allocates comes after it. */
+			status = sim_client_open(&sim, sim.realm, &client);
+			memory_fail_after(0, 0);
+			if (status == 0)
+				sim_client_close(&client, true);
+			sim_destroy(&sim);
+		}
+		memory_fail_after(0, 0);
+		REQUIRE(status == 0 || status == -ENOMEM);
+		failed += status < 0;
+	}
+	REQUIRE(failed > 20);
+}
+
 int main(void)
 {
+	memory_is_short();
 	sessions();
 	waits();
 	slots();
