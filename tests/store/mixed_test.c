@@ -311,11 +311,70 @@ static void class_change_respects_users(struct world *world)
 	REQUIRE(emptied > 100 && withdrawn == 0);
 }
 
+/* Two slabs full of small frames; what a large one may not have is named one by one. */
+static void a_slab_in_use_is_left_alone(struct world *world)
+{
+	enum { BLOCKS = 64 }; /* 32 in each slab, one chain */
+	static const struct sim_space sizes[KINDS] = {
+		{.name = "a", .block_tokens = 4, .part_count = 1, .bytes = {64 << 10}},
+		{.name = "b", .block_tokens = 4, .part_count = 1, .bytes = {1 << 20}},
+		{.name = "c", .block_tokens = 4, .part_count = 1, .bytes = {600 << 10}}};
+	static struct play_chain first, second, large;
+	static struct play_match match;
+	static struct play_reserved reserved;
+	struct realm *realm;
+
+	for (unsigned how = 0; how < 4; how++) {
+		uint32_t path[BLOCKS / 2];
+		struct play_put put = {.chain = &large, .count = 1};
+		struct slot *slots;
+		uint32_t slot;
+
+		world_open(world, sizes, 4 << 20);
+		realm = world->sim.realm;
+		slots = realm->index.slots;
+		for (uint32_t i = 0; i < BLOCKS / 2; i++)
+			path[i] = i + 1;
+		play_chain_make(&first, &world->sim, &world->spaces[0], path, BLOCKS / 2);
+		path[0] = 99;
+		play_chain_make(&second, &world->sim, &world->spaces[0], path, BLOCKS / 2);
+		put_blind(world, &first, (struct probe_want){0, BLOCKS / 2});
+		world->sim.keeper->now_ns += NS_PER_S;
+		put_blind(world, &second, (struct probe_want){0, BLOCKS / 2});
+		/* The older chain is used, each time in another way. */
+		match.count = probe_run(&realm->index.view, &first.probe,
+			(struct probe_want){0, BLOCKS / 2}, match.names, NULL);
+		REQUIRE_EQ(match.count, BLOCKS / 2);
+		slot = match.names[BLOCKS / 2 - 1].slot;
+		atomic_store(&sim_page(&world->client)->pins_used, 1);
+		if (how == 0) {
+			slots[slot].operator_pins = 1;
+			realm->operator_pins = 1;
+		} else if (how < 3) {
+			REQUIRE_EQ(pin_run(&realm->index.view, sim_pins(&world->client),
+					   match.names, match.count),
+				match.count);
+		}
+		if (how == 2) /* taken out under its reader, but for what is above it */
+			remove_subtree(realm, slot, SKEP_REASON_CHECKSUM);
+		play_chain_make(&large, &world->sim, &world->spaces[1], (const uint32_t[]){5}, 1);
+		REQUIRE_EQ(play_reserve(&world->sim, &world->client, &put, &reserved), 1);
+		REQUIRE_EQ(play_present(&world->client, &first),
+			how == 3 ? 0 : BLOCKS / 2 - (how == 2));
+		REQUIRE_EQ(play_present(&world->client, &second), how == 3 ? BLOCKS / 2 : 0);
+		pin_clear(sim_pins(&world->client));
+		slots[slot].operator_pins = 0;
+		realm->operator_pins = 0;
+		world_close(world);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static struct world world;
 
 	world.random = mix64(unit_seed(argc, argv));
+	a_slab_in_use_is_left_alone(&world);
 	class_change_respects_users(&world);
 	one_size_gives_way(&world);
 	waste_stays_small(&world);

@@ -4,6 +4,7 @@
  * go, the frame generation never comes back, and what an operator pinned is not evicted.
  */
 #include <errno.h>
+#include <pthread.h>
 
 #include "tests/store/play.h"
 
@@ -228,6 +229,87 @@ static void a_pinned_run_is_never_evicted(void)
 	play_close(&play);
 }
 
+/* A reader that pins one run over and over, whether it still stands or not. */
+struct reader {
+	const struct index_view *view;
+	struct pin_cell *cell;
+	struct probe_name names[4];
+	_Atomic bool stop;
+	_Atomic uint64_t pinned, missed;
+};
+
+static void *reader_run(void *arg)
+{
+	struct reader *reader = arg;
+
+	while (!atomic_load_explicit(&reader->stop, memory_order_relaxed)) {
+		uint32_t count = pin_run(reader->view, reader->cell, reader->names, 4);
+
+		if (count)
+			pin_clear(reader->cell);
+		atomic_fetch_add(count ? &reader->pinned : &reader->missed, 1);
+	}
+	return NULL;
+}
+
+/*
+ * A pin that comes between the choice of victims and the second look at the tables: the block and
+ * what it rests on stand again under their old generations, and the reader's references are good.
+ */
+static void a_victim_that_is_named_after_all_stands_again(void)
+{
+	struct sim_options options = {.dram_bytes = 4 << 20, .index_blocks = 1024};
+	uint64_t until = clock_ns() + 20 * NS_PER_S, rounds = 0;
+	static struct reader reader;
+	pthread_t thread;
+	uint32_t path[5] = {1, 2, 3, 4, 0};
+
+	play_open(&play, &options, &one, 2);
+	play_chain(&play, &chain, path);
+	put(&chain, 0);
+	atomic_store(&sim_page(&play.clients[1])->pins_used, 1);
+	reader.view = &play.realm->index.view;
+	reader.cell = sim_pins(&play.clients[1]);
+	REQUIRE_EQ(
+		probe_run(reader.view, &chain.probe, (struct probe_want){0, 4}, reader.names, NULL),
+		4);
+	REQUIRE_EQ(pthread_create(&thread, NULL, reader_run, &reader), 0);
+	while (play_counter(&play, REALM_COUNTER_evictions_withdrawn) < 8) {
+		REQUIRE(clock_ns() < until);
+		rounds++;
+		/* Many others are chosen after it, so that the choice takes a while. */
+		for (uint32_t i = 0; i < 4; i++) {
+			uint32_t others[101];
+
+			for (uint32_t k = 0; k < 100; k++)
+				others[k] = 1000 + 100 * i + k;
+			others[100] = 0;
+			play_chain(&play, &branch, others);
+			put(&branch, 0);
+		}
+		evict_blocks(play.realm, 404);
+		REQUIRE(play_used_bytes(&play) <= 4 * 4096);
+		if (play_present(&play.clients[0], &chain) == 4)
+			continue; /* as it was, or the reader would not pin it */
+		atomic_store(&reader.stop, true);
+		REQUIRE_EQ(pthread_join(thread, NULL), 0);
+		evict_blocks(play.realm, 404);
+		put(&chain, 0);
+		REQUIRE_EQ(probe_run(reader.view, &chain.probe, (struct probe_want){0, 4},
+				   reader.names, NULL),
+			4);
+		atomic_store(&reader.stop, false);
+		REQUIRE_EQ(pthread_create(&thread, NULL, reader_run, &reader), 0);
+	}
+	atomic_store(&reader.stop, true);
+	REQUIRE_EQ(pthread_join(thread, NULL), 0);
+	printf("%llu victims stood again in %llu rounds; pinned %llu times, missed %llu times\n",
+		(unsigned long long)play_counter(&play, REALM_COUNTER_evictions_withdrawn),
+		(unsigned long long)rounds, (unsigned long long)reader.pinned,
+		(unsigned long long)reader.missed);
+	play_close(&play);
+}
+
 /* Cells that hold nonsense pin nothing and harm nothing. */
 static void nonsense_in_a_pin_table(void)
 {
@@ -258,5 +340,6 @@ int main(void)
 	an_operators_pin_holds();
 	a_pinned_run_is_never_evicted();
 	nonsense_in_a_pin_table();
+	a_victim_that_is_named_after_all_stands_again();
 	return 0;
 }

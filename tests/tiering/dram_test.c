@@ -199,7 +199,7 @@ static void frames_are_bounded(void)
 	dram_destroy(dram);
 }
 
-/* Sizes: whole pages, at most a chunk, at most so many kinds; beyond them the next larger serves. */
+/* Sizes: whole pages, at most a chunk, at most so many kinds; then the next larger serves. */
 static void classes_are_bounded(void)
 {
 	struct dram *dram = pool(8 * MIB, 4 * MIB, 0);
