@@ -522,7 +522,7 @@ static bool slab_steal(struct realm *realm, struct slab *slab, unsigned class, u
 	return true;
 }
 
-static bool frames_steal(struct realm *realm, unsigned class)
+bool evict_slabs_for(struct realm *realm, unsigned class)
 {
 	bool stolen = slab_steal(realm, dram_slab(realm->dram), class, realm->lru_of_class[class]);
 
@@ -561,7 +561,7 @@ unsigned evict_for(struct realm *realm, const struct room_want *want)
 	uint64_t began = clock_ns();
 	unsigned freed = 0;
 
-	if (steal_is_due(realm, lists) && frames_steal(realm, want->class))
+	if (steal_is_due(realm, lists) && evict_slabs_for(realm, want->class))
 		return 1;
 	while (goal.frames && goal.blocks) {
 		unsigned now = batch_run(realm, &goal);
@@ -570,7 +570,7 @@ unsigned evict_for(struct realm *realm, const struct room_want *want)
 			break;
 		freed += now;
 	}
-	if (!freed && frames_steal(realm, want->class))
+	if (!freed && evict_slabs_for(realm, want->class))
 		freed = 1;
 	histogram_add(&realm->latencies[REALM_LATENCY_evict], clock_ns() - began);
 	return freed;

@@ -43,11 +43,17 @@ static int64_t frame_take(struct reserving *job, uint32_t rest)
 	struct realm *realm = job->realm;
 	struct room_want want = {.class = job->class, .frames = rest};
 	int64_t frame = dram_frame_get(realm->dram, job->class, NONE32);
+	bool evicted = false, made;
 
 	/* Each round frees something or ends; a class change may take more than one. */
 	for (unsigned round = 0; frame < 0 && round < 4; round++) {
-		if (frame == -EDQUOT ? !quota_make_room(realm, job->class, rest)
-				     : !evict_for(realm, &want))
+		if (frame == -EDQUOT)
+			made = quota_make_room(realm, job->class, rest);
+		else if (evicted) /* in vain: what was coldest had no frame of this class */
+			made = evict_slabs_for(realm, job->class);
+		else
+			made = evicted = evict_for(realm, &want);
+		if (!made)
 			break;
 		frame = dram_frame_get(realm->dram, job->class, NONE32);
 	}
@@ -138,6 +144,15 @@ static int block_read(struct reserving *job, uint32_t i, struct reserve_block *b
 	return 0;
 }
 
+/* Do records of this class exist, so that evicting may free one? */
+static bool record_may_leave(struct realm *realm, int class)
+{
+	struct slab_class_stats stats;
+
+	slab_class_stats_get(realm->index.records, (unsigned)class, &stats);
+	return stats.live > 0;
+}
+
 /* Makes the name, evicting others for a slot or for memory of its record. */
 static int64_t name_make(struct reserving *job, uint32_t rest)
 {
@@ -145,12 +160,16 @@ static int64_t name_make(struct reserving *job, uint32_t rest)
 	int64_t slot = index_name_make(realm, &job->name);
 	int class;
 
-	if (slot < 0 && evict_blocks(realm, MIN_OF(rest, 64)))
-		slot = index_name_make(realm, &job->name);
-	if (slot >= 0 || !realm->index.free_count)
+	if (slot >= 0)
 		return slot;
 	class = index_record_class(realm, &job->name);
-	if (class >= 0 && evict_for_record(realm, (unsigned)class))
+	if (class < 0)
+		return class;
+	if (!realm->index.free_count || record_may_leave(realm, class)) {
+		if (evict_blocks(realm, MIN_OF(rest, 64)))
+			slot = index_name_make(realm, &job->name);
+	}
+	if (slot < 0 && realm->index.free_count && evict_for_record(realm, (unsigned)class))
 		slot = index_name_make(realm, &job->name);
 	return slot;
 }

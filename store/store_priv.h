@@ -374,6 +374,8 @@ struct room_want {
 };
 /* Makes room by evicting the coldest leaves. Return: blocks evicted. */
 unsigned evict_for(struct realm *realm, const struct room_want *want);
+/* Empties slabs of other classes until one of @class has room. Return: done. */
+bool evict_slabs_for(struct realm *realm, unsigned class);
 /* Evicts the coldest leaves whatever their class until @bytes of frames are free. */
 uint64_t evict_bytes(struct realm *realm, uint64_t bytes);
 /* Frees slots (or record memory) by evicting @blocks of the coldest leaves. */

@@ -184,6 +184,47 @@ static void records(void)
 	play_close(&play);
 }
 
+/* Whoever waits for a record that nothing gives room for evicts nobody while he waits. */
+static void waiting_for_a_record_harms_nobody(void)
+{
+	static const struct sim_space other = {.name = "other",
+		.block_tokens = 8,
+		.part_count = 1,
+		.bytes = {4096},
+		.ranges = {1}};
+	struct sim_options options = options_of(64 << 20, 4096);
+	struct play_put put = {.chain = &chain, .count = 1};
+	struct play_space space;
+	static struct play_chain larger;
+	uint64_t evicted;
+
+	/* One slab for all records; one of its blocks is being written for long. */
+	options.record_bytes = 256 << 10;
+	options.age_limit_ns = 3600 * NS_PER_S;
+	play_open(&play, &options, &one, 2);
+	play_space_open(&play.clients[1], &other, &space);
+	play_chain(&play, &chain, (const uint32_t[]){1, 0});
+	REQUIRE_EQ(play_reserve(&play.sim, &play.clients[0], &put, &reserved), 1);
+	for (uint32_t i = 0; i < 500; i++) {
+		play_chain(&play, &chain, (const uint32_t[]){i + 2, 0});
+		REQUIRE_EQ(play_put_blocks(
+				   &play.sim, &play.clients[0], &chain, (struct probe_want){0, 1}),
+			1);
+	}
+	evicted = play_counter(&play, REALM_COUNTER_blocks_evicted);
+	play_chain_make(&larger, &play.sim, &space, (const uint32_t[]){7}, 1);
+	put.chain = &larger;
+	put.deadline_ns = play.sim.keeper->now_ns + NS_PER_S;
+	REQUIRE_EQ(play_reserve(&play.sim, &play.clients[1], &put, &reserved), PLAY_BLOCKED);
+	for (unsigned i = 0; i < 900; i++)
+		play_later(&play, NS_PER_MS);
+	REQUIRE_EQ(play_counter(&play, REALM_COUNTER_blocks_evicted), evicted);
+	play_client_end(&play, 0, false); /* the writer gives up: now there is room */
+	play_later(&play, NS_PER_MS);
+	REQUIRE_EQ(play_take(&play, 1).status, 1);
+	play_close(&play);
+}
+
 static void spaces(void)
 {
 	struct sim_options options = options_of(2 << 20, 64);
@@ -357,6 +398,7 @@ int main(void)
 	messages_out_of_bounds();
 	requests_out_of_place();
 	frame_sizes();
+	waiting_for_a_record_harms_nobody();
 	records();
 	return 0;
 }

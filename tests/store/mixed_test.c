@@ -369,12 +369,51 @@ static void a_slab_in_use_is_left_alone(struct world *world)
 	}
 }
 
+/*
+ * Blocks whose main part has one size, and a second part of another that only some have: it finds
+ * room although what is coldest gives none of its size, and little is evicted for it.
+ */
+static void a_second_part_finds_room(struct world *world)
+{
+	enum { BLOCKS = 60 };
+	static const struct sim_space sizes[KINDS] = {
+		{.name = "plain", .block_tokens = 4, .part_count = 1, .bytes = {64 << 10}},
+		{.name = "with more",
+			.block_tokens = 4,
+			.part_count = 2,
+			.bytes = {64 << 10, 8 << 10}},
+		{.name = "unused", .block_tokens = 4, .part_count = 1, .bytes = {64 << 10}}};
+	static struct play_chain chain;
+	const uint64_t *evicted;
+
+	world_open(world, sizes, 4 << 20);
+	evicted = &world->sim.realm->counters[REALM_COUNTER_blocks_evicted];
+	for (uint32_t i = 0; i < BLOCKS + 10; i++) {
+		play_chain_make(
+			&chain, &world->sim, &world->spaces[0], (const uint32_t[]){i + 1}, 1);
+		REQUIRE_EQ(put_blind(world, &chain, (struct probe_want){0, 1}), 1);
+		world->sim.keeper->now_ns += NS_PER_MS;
+	}
+	for (uint32_t i = 0; i < 8; i++) {
+		uint64_t before = *evicted;
+
+		play_chain_make(
+			&chain, &world->sim, &world->spaces[1], (const uint32_t[]){i + 1}, 1);
+		REQUIRE_EQ(put_blind(world, &chain, (struct probe_want){0, 1}), 1);
+		REQUIRE(*evicted - before <= (i ? 2 : 40)); /* once: one slab and some */
+		world->sim.keeper->now_ns += NS_PER_MS;
+	}
+	REQUIRE_EQ(world->refused, 0);
+	world_close(world);
+}
+
 int main(int argc, char **argv)
 {
 	static struct world world;
 
 	world.random = mix64(unit_seed(argc, argv));
 	a_slab_in_use_is_left_alone(&world);
+	a_second_part_finds_room(&world);
 	class_change_respects_users(&world);
 	one_size_gives_way(&world);
 	waste_stays_small(&world);
