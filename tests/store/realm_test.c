@@ -261,9 +261,11 @@ static uint64_t index_digest(const struct realm *realm)
 /* The same script, with or without neighbours. */
 static void live(uint64_t seed, bool neighbours, struct record *record)
 {
+	/* Records of both kinds of blocks have slabs of their own: one slab for all would let the
+	 * pins of one kind starve the other, and little would happen in such a life. */
 	struct sim_options options = {.dram_bytes = 4 << 20,
 		.index_blocks = 128,
-		.record_bytes = 256 << 10,
+		.record_bytes = 1 << 20,
 		.age_limit_ns = 100 * NS_PER_MS,
 		.realms = 2,
 		.movers = true};
@@ -346,6 +348,6 @@ int main(int argc, char **argv)
 	REQUIRE(other.index_digest != alone.index_digest && other.count != alone.count);
 	printf("%llu lives, alone and beside neighbours: %llu blocks put, %llu evicted\n",
 		(unsigned long long)count, (unsigned long long)puts, (unsigned long long)evicted);
-	REQUIRE(puts > 100 * count && evicted > 10 * count);
+	REQUIRE(puts > 50 * count && evicted > 10 * count);
 	return 0;
 }
