@@ -53,7 +53,7 @@ WHOLE_LIBRARIES = {"skep_shared", "skep_node_shared"}
 # Outside libraries: a word of the header or of the link line, and who may name it. Each has one
 # place, so that it can be left out or changed in one place.
 OUTSIDE = {
-    "liburing": ("base/loop",),
+    "liburing": ("base/loop", "tiering"),
     "yaml": ("base/config",),
     "microhttpd": ("tools",),
     "jansson": ("tools",),

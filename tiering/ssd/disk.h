@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_TIERING_SSD_DISK_H
+#define SKEP_TIERING_SSD_DISK_H
+
+/*
+ * Files and block devices behind struct ssd_io: opened O_DIRECT, locked, reserved, written through
+ * once in the background, and served by one thread with an io_uring of its own, or by a few threads
+ * of pread/pwrite where io_uring is forbidden.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/histogram.h"
+#include "base/loop/loop.h"
+#include "base/loop/mailbox.h"
+#include "tiering/ssd/io.h"
+
+struct disk_path {
+	const char *path; /* a file (made where it is not there) or a block device */
+	uint64_t bytes;	  /* 0: the whole block device, or the file as it is */
+};
+
+struct disks_options {
+	const struct disk_path *paths;
+	unsigned count;
+	unsigned depth;		   /* requests under way on each device; 0 = 64 */
+	enum loop_backend backend; /* AUTO: io_uring where it is allowed; EPOLL: plain threads */
+	unsigned plain_threads;	   /* of the plain form; 0 = 4 */
+	/* done() is called on the thread of this mailbox's loop. NULL: ssd_disks_poll() calls it. */
+	struct mailbox *mailbox;
+};
+
+struct disks_status {
+	bool uring;
+	int uring_error; /* why AUTO took the plain form; 0 where it did not */
+	unsigned in_flight;
+	uint64_t reads, writes, flushes, read_bytes, written_bytes, errors;
+	struct histogram read_ns, write_ns; /* from submit to arrival, check excluded */
+};
+
+/*
+ * Opens, locks (flock and, for a block device, O_EXCL) and sizes the devices; a new file is made of
+ * mode 0600 and its space is reserved with fallocate. @why (room for @why_bytes) names the cause and
+ * the fix in one line. Return: 0; -EBUSY (another daemon has it), -ENOSPC, -EACCES, -EINVAL (tmpfs
+ * or another file system without O_DIRECT; too small; a directory), -ENOMEM, -EMFILE, -EPERM /
+ * -ENOSYS where LOOP_BACKEND_URING was asked for and cannot be had.
+ */
+int disks_create(
+	const struct disks_options *options, struct ssd_io **out, char *why, size_t why_bytes);
+
+/* Waits for what is under way (its done() is called), ends the threads, closes. NULL is nothing. */
+void disks_destroy(struct ssd_io *io);
+
+/* A file that was made or grown by disks_create() holds extents never written, which are slow at
+ * their first writing. Return: bytes from the start that were written through (all: nothing to do).
+ */
+uint64_t disks_written_through(const struct ssd_io *io, unsigned device);
+
+/*
+ * Writes the next @bytes of a new file (zeros), past the first @keep bytes written by others. A
+ * thread of the caller's, one at a time; blocks. Return: bytes written through so far, or negative.
+ */
+int64_t disks_write_through(struct ssd_io *io, unsigned device, uint64_t bytes);
+
+/* Calls done() of what has arrived; for callers without a loop. Waits up to @wait_ns for one.
+ * Return: how many. */
+unsigned disks_poll(struct ssd_io *io, uint64_t wait_ns);
+
+void disks_status_get(struct ssd_io *io, struct disks_status *status);
+
+/*
+ * Memory that requests will use often: registered with io_uring in pieces of at most 1 GiB, so that
+ * a transfer of one piece needs no page look-ups. Before it is used or any time later; the owner's
+ * thread. Return: 0; -ENOTSUP (plain form), or what the kernel said (memlock): then transfers go on
+ * without.
+ */
+int disks_register(struct ssd_io *io, void *base, uint64_t bytes);
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_TIERING_SSD_SSD_H
+#define SKEP_TIERING_SSD_SSD_H
+
+/*
+ * The SSD tier of a node: devices cut into segments, and one log a realm (a quota of segments).
+ *
+ * A record is some bytes and an opaque label. Records are written one behind the other into the
+ * log's open segment, straight from the caller's memory; their labels are gathered in memory and
+ * written as tables, which grow down from the segment's end as the payloads grow up (docs/formats/
+ * ssd.md). A record can be read from the moment its put is done; it is *durable* once its table is
+ * written and the device flushed.
+ *
+ * The log knows no order of use: the owner decides what is dropped (ssd_drop). When segments run
+ * short the log chooses the one with the fewest live units and asks the owner (tier.h) to drop or
+ * move what lives in it; it keeps a reserve of free segments so that puts do not wait for that.
+ *
+ * An address (`at`) is a number of units of 4 KiB, counted over all segments: segment =
+ * at / units_per_segment. A record never crosses a segment.
+ *
+ * One thread (the keeper) calls everything here; nothing blocks but what says so; nothing allocates
+ * after ssd_create() and ssd_log_open().
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/list.h"
+#include "tiering/ssd/io.h"
+#include "tiering/tier.h"
+
+enum {
+	SSD_LABEL_MAX = 16384,
+	SSD_NAME_MAX = 64,
+	SSD_LOGS_MAX = 64,
+	SSD_MERGE_BYTES = 1 << 20, /* neighbouring records travel in one request up to this */
+};
+
+#define SSD_NONE UINT32_MAX
+
+struct ssd;
+struct ssd_log;
+
+/* Remembers what tables cannot: records that died while their segment lives on. */
+struct ssd_ledger {
+	void *arg;
+	/* The record that began at @unit of the segment with this sequence number is dead. */
+	void (*dead)(void *arg, uint64_t sequence, uint32_t unit);
+	/* No record of that segment lives: its rows may go. */
+	void (*freed)(void *arg, uint64_t sequence);
+	/* Asked during ssd_recover(). */
+	bool (*is_dead)(void *arg, uint64_t sequence, uint32_t unit);
+};
+
+struct ssd_options {
+	struct ssd_io *io;
+	uint64_t segment_bytes; /* a power of two, 1 MiB to 1 GiB; 0 = chosen by the size */
+	const struct ssd_ledger *ledger; /* may be NULL: every record of a table counts as live */
+	uint64_t flush_ns;		 /* a table is written at the latest so long after a put; 0 = 1 s */
+	unsigned errors_max;		 /* failed transfers in a row until a device is fenced; 0 = 8 */
+};
+
+/*
+ * Reads the devices' headers, or stamps new devices (blocks). @why says the cause and the fix in one
+ * line. Return: 0; -EINVAL (a device is too small), -EMEDIUMTYPE (a header of an unknown version:
+ * nothing is touched), -EXDEV (devices that do not belong together, or one is missing), -EIO, -ENOMEM.
+ */
+int ssd_create(const struct ssd_options *options, struct ssd **out, char *why, size_t why_bytes);
+
+/* Nothing may be under way (ssd_idle()). NULL is nothing. */
+void ssd_destroy(struct ssd *ssd);
+
+/*
+ * Opens the log called @name with room for @bytes (segments and head-room included); before
+ * ssd_recover(). @owner is kept. Return: 0, -ENOSPC (the devices are smaller than all logs together),
+ * -ENOMEM, -EEXIST.
+ */
+int ssd_log_open(struct ssd *ssd, const char *name, uint64_t bytes, const struct tier_owner *owner,
+	struct ssd_log **out);
+
+/* Live bytes that a log of @bytes may hold so that segments can always be had (head-room taken off),
+ * and the reverse: the bytes of a log (of one device set) that can hold @live. */
+uint64_t ssd_live_max(const struct ssd_log *log);
+uint64_t ssd_bytes_for(uint64_t live_bytes);
+
+/* ------------------------------------------------------------------------------ recovery */
+
+/* A record found in a table; pointers are good until ssd_recover_end(). */
+struct ssd_found {
+	struct ssd_log *log;
+	uint32_t at, units;
+	uint64_t sequence; /* of its segment: of two records with one label the higher one is newer */
+	const void *label;
+	uint32_t label_bytes;
+};
+
+/*
+ * Reads the tables of all segments (blocks; several reads at a time). @found is an array of all
+ * records that were not called dead, in ascending order of sequence and of place. The owner calls
+ * ssd_keep() for those it wants; what it does not keep is dead. A damaged table loses its records
+ * and is counted. Return: count, -EIO, -ENOMEM.
+ */
+int64_t ssd_recover(struct ssd *ssd, const struct ssd_found **found);
+void ssd_keep(struct ssd *ssd, const struct ssd_found *found);
+/* Segments in which nothing was kept become free; the log may be used from now on. */
+void ssd_recover_end(struct ssd *ssd);
+
+/* -------------------------------------------------------------------------------- records */
+
+/* A record on its way in; the caller's memory until @done. */
+struct ssd_put {
+	const struct iovec *pieces; /* each a multiple of SSD_UNIT_BYTES, aligned to it */
+	uint32_t piece_count;	    /* 1 to SSD_PIECES_MAX */
+	const void *label;	    /* read during the call alone */
+	uint32_t label_bytes;
+	uint32_t at, units; /* out, at once */
+	/* Once: 0, the bytes can be read from @at and the pieces used again; else a negative errno,
+	 * and nothing was put (no ssd_drop()). */
+	void (*done)(struct ssd_put *put, int status);
+	struct list link; /* the log's own */
+	uint32_t table_entry;
+};
+
+/*
+ * Appends a record. Return: 0; -EAGAIN (too much is under way: room() tells), -ENOSPC (no free
+ * segment: room() tells), -EFBIG (no segment holds it), -E2BIG (the label), -EROFS (fenced).
+ */
+int ssd_put(struct ssd_log *log, struct ssd_put *put);
+
+/*
+ * Moves a live record to the log's open segment, through a buffer of the tier; its bytes are not
+ * looked at. @put->pieces is not used. The old place counts as live until the owner drops it, which
+ * it does in @done. As ssd_put().
+ */
+int ssd_move(struct ssd_log *log, uint32_t from, uint32_t units, struct ssd_put *put);
+
+/* The record at @at is dead. Reads of it that are under way still finish with its bytes. */
+void ssd_drop(struct ssd_log *log, uint32_t at, uint32_t units);
+
+/* Bytes on their way out; the caller's memory until @done. */
+struct ssd_get {
+	uint32_t at; /* first unit wanted: of a record, or inside it */
+	uint32_t piece_count;
+	const struct iovec *pieces;
+	/* On the I/O thread once the bytes are there; may be NULL. Return: 0, or negative for @done. */
+	int (*check)(struct ssd_get *get);
+	void (*done)(struct ssd_get *get, int status);
+	struct list link; /* the log's own */
+	int32_t status;
+};
+
+/* Return: 0, -EAGAIN (too much is under way: room() tells), -EIO (its device is fenced). */
+int ssd_get(struct ssd_log *log, struct ssd_get *get);
+
+/* Sends what puts and gets have gathered (neighbours in one request). After each round. */
+void ssd_kick(struct ssd *ssd);
+
+/* ------------------------------------------------------------------------------ durability */
+
+/* Everything put before the call (done or under way) is durable, or is told why not. */
+struct ssd_sync {
+	void (*done)(struct ssd_sync *sync, int status);
+	struct list link; /* the log's own */
+	uint64_t put_count;
+};
+void ssd_sync(struct ssd_log *log, struct ssd_sync *sync);
+
+/* Ages: tables that are due, segments to be freed or reclaimed. Return: when it must run again. */
+uint64_t ssd_tick(struct ssd *ssd, uint64_t now_ns);
+
+/* Nothing is under way. */
+bool ssd_idle(const struct ssd *ssd);
+
+/* A device whose transfers fail is fenced: nothing more is written there, what is there is lost().
+ * unfence: its segments are free again. */
+bool ssd_device_fenced(const struct ssd *ssd, unsigned device);
+int ssd_device_unfence(struct ssd *ssd, unsigned device);
+
+/* -------------------------------------------------------------------------------- insight */
+
+struct ssd_log_status {
+	char name[SSD_NAME_MAX];
+	uint64_t bytes, live_bytes, live_max;
+	uint32_t segments, segments_free, segments_max; /* free: that it may still take */
+	uint64_t put_bytes, moved_bytes, table_bytes;	/* written since the start */
+	uint64_t puts, puts_durable;			/* records, since the start */
+};
+void ssd_log_status_get(const struct ssd_log *log, struct ssd_log_status *status);
+
+struct ssd_status {
+	uint64_t segment_bytes;
+	uint32_t segments, segments_free;
+	unsigned devices, devices_fenced;
+	uint64_t tables_damaged; /* found by ssd_recover() */
+	uint64_t read_errors, write_errors;
+	unsigned in_flight;
+};
+void ssd_status_get(const struct ssd *ssd, struct ssd_status *status);
+
+#endif
