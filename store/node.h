@@ -24,9 +24,16 @@ enum {
 	NODE_TOKENS_MAX = 8,
 	NODE_UIDS_MAX = 16,
 	NODE_SECRET_MAX = 4096,
+	NODE_SSDS_MAX = 16,
 };
 
 struct node;
+
+/* A file or block device of the ssd tier. */
+struct node_ssd {
+	char path[4096];
+	uint64_t bytes;
+};
 
 struct realm_config {
 	char name[NODE_NAME_MAX];
@@ -46,6 +53,7 @@ struct realm_config {
 	uint32_t token_count;
 	uid_t uids[NODE_UIDS_MAX];
 	uint32_t uid_count;
+	uint64_t ssd_bytes; /* of the ssd tier; 0 = none */
 };
 
 /* An operator's or realm's JSON request that came in on a socket (WIRE_COMMAND). */
@@ -64,6 +72,11 @@ struct node_config {
 	bool private_to_uid;		 /* only sessions of the daemon's own uid (replay) */
 	struct realm_config *realms;	 /* read during the call alone */
 	unsigned realm_count;		 /* 1 to NODE_REALMS_MAX */
+	const struct node_ssd *ssds;	 /* read during the call alone, as the path below */
+	unsigned ssd_count;		 /* 0 = no ssd tier; up to NODE_SSDS_MAX */
+	const char *manifest_path;	 /* a directory beside them */
+	uint64_t manifest_bytes;	 /* of memory for it; 0 = 16 MiB */
+	uint64_t stop_ns;		 /* how long a stop may write what is not yet on an ssd */
 	/*
 	 * Takes a command; called on the keeper's thread, must not block: hands it to another
 	 * thread, which answers with node_command_answer(), exactly once. Return: 0, or negative:

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "tests/base/unit.h"
 #include "tests/tools/node_stub.h"
@@ -48,7 +49,7 @@ static void verdict(void (*check)(const struct check_scene *, struct check_resul
 
 static void cgroups(void)
 {
-	scene.memory = (struct settings_memory){1ull << 30, 0};
+	scene.memory = (struct settings_memory){.pool_bytes = 1ull << 30};
 	file_make("/proc/self/cgroup", "0::/a/b\n");
 	file_make("/sys/fs/cgroup/a/b/memory.max", "max\n");
 	file_make("/sys/fs/cgroup/a/memory.max", "max\n");
@@ -121,17 +122,125 @@ static void descriptors(void)
 		verdict(check_descriptors, CHECK_WARN, "256 are allowed");
 }
 
+static void ssd_is(const char *path, uint64_t bytes)
+{
+	settings.ssd.count = 1;
+	settings.ssd.each[0].bytes = bytes;
+	snprintf(settings.ssd.each[0].path, sizeof(settings.ssd.each[0].path), "%s", path);
+	REQUIRE(settings_manifest_place(&settings));
+}
+
+/* A folder on a file system that takes direct I/O, or "": then there is none to try on. */
+static const char *direct_folder(void)
+{
+	static const char *const folders[] = {"/var/tmp", "/tmp", "."};
+	static char path[128];
+
+	for (unsigned i = 0; i < ARRAY_COUNT(folders); i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/skep-direct-XXXXXX", folders[i]);
+		fd = mkstemp(path);
+		if (fd < 0)
+			continue;
+		unlink(path);
+		if (fcntl(fd, F_SETFL, O_DIRECT) == 0) {
+			close(fd);
+			snprintf(path, sizeof(path), "%s/skep-ssd-XXXXXX", folders[i]);
+			REQUIRE(mkdtemp(path));
+			return path;
+		}
+		close(fd);
+	}
+	return "";
+}
+
+static void ssds_on_a_disk(const char *folder)
+{
+	enum check_verdict well;
+	struct statfs system;
+	char path[512];
+	int fd;
+
+	/* What the file system below is may be worth a warning; it must not be a fault. */
+	snprintf(path, sizeof(path), "%s/new.ssd", folder);
+	ssd_is(path, 16 << 20);
+	memset(&result, 0, sizeof(result));
+	check_ssd(&scene, &result);
+	well = result.verdict;
+	REQUIRE(well == CHECK_OK || (well == CHECK_WARN && *result.advice));
+	verdict(check_ssd, well, path);
+	verdict(check_manifest, CHECK_OK, "made at start");
+	REQUIRE(access(path, F_OK)); /* nothing was made */
+	fd = open(path, O_CREAT | O_WRONLY, 0600);
+	REQUIRE(fd >= 0 && ftruncate(fd, 1 << 20) == 0 && close(fd) == 0);
+	verdict(check_ssd, well, path);
+	/* More than there is; and two that have no room together. */
+	ssd_is(path, 1ull << 50);
+	verdict(check_ssd, CHECK_FAIL, "are free there");
+	REQUIRE_EQ(statfs(folder, &system), 0);
+	ssd_is(path, (uint64_t)system.f_bavail * (uint64_t)system.f_frsize / 5 * 3);
+	verdict(check_ssd, well, path);
+	settings.ssd.each[1] = settings.ssd.each[0];
+	settings.ssd.each[1].path[strlen(path) - 1] = 'e';
+	settings.ssd.count = 2;
+	verdict(check_ssd, CHECK_FAIL, "are free there");
+	/* The manifest may not be a file. */
+	snprintf(settings.manifest, sizeof(settings.manifest), "%s", path);
+	ssd_is(path, 16 << 20);
+	verdict(check_manifest, CHECK_FAIL, "not a directory");
+	snprintf(settings.manifest, sizeof(settings.manifest), "%s", folder);
+	ssd_is(path, 16 << 20);
+	verdict(check_manifest, CHECK_OK, "is there");
+	settings.volatile_secret = true;
+	verdict(check_manifest, CHECK_WARN, "do not outlive");
+	settings.volatile_secret = false;
+	*settings.manifest = 0;
+	REQUIRE_EQ(unlink(path), 0);
+}
+
+static void ssds(void)
+{
+	const char *folder = direct_folder();
+
+	settings.loop = LOOP_BACKEND_EPOLL;
+	settings.ssd.count = 0;
+	REQUIRE(settings_manifest_place(&settings));
+	verdict(check_manifest, CHECK_OK, "not wanted");
+	if (*folder) {
+		ssds_on_a_disk(folder);
+		REQUIRE_EQ(rmdir(folder), 0);
+	} else {
+		printf("no file system here takes direct I/O: checks of a good ssd are left out\n");
+	}
+	ssd_is("/dev/shm/new.ssd", 16 << 20);
+	if (access("/dev/shm", W_OK) == 0) {
+		verdict(check_ssd, CHECK_FAIL, "lies on tmpfs");
+		snprintf(settings.manifest, sizeof(settings.manifest), "/dev/shm/manifest");
+		ssd_is("/dev/shm/new.ssd", 16 << 20);
+		verdict(check_manifest, CHECK_FAIL, "lies on tmpfs");
+		*settings.manifest = 0;
+	}
+	ssd_is("/nowhere/at/all.ssd", 16 << 20);
+	verdict(check_ssd, CHECK_FAIL, "/nowhere/at");
+	verdict(check_manifest, CHECK_FAIL, "/nowhere/at");
+	ssd_is("/dev/null", 16 << 20);
+	verdict(check_ssd, CHECK_FAIL, "neither a file nor a block device");
+	settings.ssd.count = 0;
+}
+
 /* All checks on this host: whatever they find, the form holds. */
 static void the_whole_has_its_form(void)
 {
-	char *words[] = {"skepd", "--volatile-secret", "--socket", "/tmp/no-skepd.sock", NULL};
+	char *words[] = {"skepd", "--volatile-secret", "--socket", "/tmp/no-skepd.sock", "--ssd",
+		"/nowhere/a:1GiB", "--ssd", "/nowhere/b:1GiB", NULL};
 	char why[SETTINGS_WHY_MAX];
 	struct settings *real;
 	struct actions actions;
 	json_t *checks, *row;
 	size_t count = 0, i;
 
-	REQUIRE_EQ(settings_create(4, words, &real, &actions, why), 0);
+	REQUIRE_EQ(settings_create(8, words, &real, &actions, why), 0);
 	checks = check_json(real, false);
 	json_array_foreach(json_object_get(checks, "checks"), i, row)
 	{
@@ -140,8 +249,12 @@ static void the_whole_has_its_form(void)
 	}
 #define X(name, help) count--;
 	CHECK_TABLE(X)
+	/* Of each of the two. */
+	CHECK_SSD_TABLE(X)
+	CHECK_SSD_TABLE(X)
 #undef X
 	REQUIRE_EQ(count, 0);
+	REQUIRE_EQ(check_status(checks), 2);
 	REQUIRE(check_status(checks) >= 0 && check_status(checks) <= 2);
 	json_decref(checks);
 	settings_destroy(real);
@@ -165,6 +278,7 @@ int main(void)
 	cgroups();
 	memory();
 	kernel();
+	ssds();
 	descriptors();
 	clean(root);
 	return 0;

@@ -489,6 +489,10 @@ def checks_say_what_to_do(folder):
         require(rows[name]["verdict"] == "ok", f"{name}: {rows[name]['found']}")
     require(check(*state, "--dram", "900TiB")["memory_available"]["verdict"] == "fail",
             "more than the host has")
+    require("ssd" not in rows and rows["manifest"]["verdict"] == "ok", "no ssd is looked at")
+    rows = check(*state, "--dram", "32MiB", "--ssd", "/dev/null/x:1GiB")
+    require(rows["ssd"]["verdict"] == "fail" and rows["manifest"]["verdict"] == "fail",
+            "an ssd that cannot be made")
     secret = os.path.join(folder, "open.secret")
     with open(secret, "w", encoding="utf-8") as file:
         file.write("0123456789abcdef")

@@ -15,7 +15,7 @@ import sys
 SKEPD, SKEP, ROOT = sys.argv[1:4]
 # A flag and its key are one option of skepd(8), named in the text where the names differ.
 KEY_OF_FLAG = {"realm-socket": "socket", "token": "tokens", "token-file": "token_files",
-               "uid": "uids"}
+               "uid": "uids", "realm-ssd": "ssd"}
 
 
 def said(*words, rc=(0,)):
@@ -46,6 +46,7 @@ def skepd_faults():
     flags = flags_in(said(SKEPD, "--help"))
     keys = re.findall(r"^ *#?([a-z_]+):", said(SKEPD, "--help-config"), re.M)
     checks = [row["name"] for row in json.loads(said(SKEPD, "--check", "--json", "--admin", "off",
+                                                     "--ssd", "/nowhere/a:1GiB",
                                                      rc=(0, 1, 2)))["checks"]]
     faults = [f"skepd(8) has no --{flag}" for flag in flags if flag not in man_flags(page)]
     faults += [f"skepd(8): --{flag} is no flag" for flag in man_flags(page) if flag not in flags]

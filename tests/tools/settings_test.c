@@ -207,6 +207,149 @@ static void a_flag_of_a_realm_needs_its_name_where_there_are_several(void)
 	settings_destroy(read_line(line));
 }
 
+/* --- the ssds --------------------------------------------------------------------------------- */
+
+static const char ssd_text[] = "ssd:\n"
+			       "  - path: /data/one.ssd\n"
+			       "    size: 10GiB\n"
+			       "  - {path: /data/two.ssd, size: 6GiB}\n"
+			       "manifest_memory: 32MiB\n"
+			       "stop_seconds: 9\n"
+			       "realms:\n"
+			       "  - name: named\n"
+			       "    ssd: 4GiB\n"
+			       "  - name: silent\n"
+			       "  - name: quiet\n"
+			       "  - name: none\n"
+			       "    ssd: 0\n";
+
+static void ssds_go_to_the_node_with_their_shares(void)
+{
+	static const uint64_t shares[] = {4ull << 30, 6ull << 30, 6ull << 30, 0};
+	struct realm_config *realms = calloc(4, sizeof(*realms));
+	struct node_config config;
+	struct settings *settings;
+	char line[512];
+
+	REQUIRE(realms);
+	snprintf(line, sizeof(line), "--config %s", file_make("ssd.yaml", ssd_text));
+	settings = read_line(line);
+	settings_node(settings, &config, realms);
+	REQUIRE_EQ(config.ssd_count, 2);
+	REQUIRE_TEXT(config.ssds[0].path, "/data/one.ssd");
+	REQUIRE_EQ(config.ssds[0].bytes, 10ull << 30);
+	REQUIRE_EQ(config.ssds[1].bytes, 6ull << 30);
+	REQUIRE_TEXT(config.manifest_path, "/data/one.ssd.manifest");
+	REQUIRE_EQ(config.manifest_bytes, 32 << 20);
+	REQUIRE_EQ(config.stop_ns, 9 * NS_PER_S);
+	for (unsigned i = 0; i < 4; i++)
+		REQUIRE_EQ(realms[i].ssd_bytes, shares[i]);
+	REQUIRE_EQ(settings_memory(settings).manifest_bytes, 32 << 20);
+	settings_destroy(settings);
+	/* Flags stand in place of the file's list. */
+	snprintf(line, sizeof(line),
+		"--config %s --ssd /x:1GiB --ssd /y:z:512MiB --manifest /m --stop-seconds 0 "
+		"--realm named --realm-ssd 512MiB",
+		in_folder("ssd.yaml"));
+	settings = read_line(line);
+	settings_node(settings, &config, realms);
+	REQUIRE_EQ(config.ssd_count, 2);
+	REQUIRE_TEXT(config.ssds[1].path, "/y:z");
+	REQUIRE_TEXT(config.manifest_path, "/m");
+	REQUIRE_EQ(config.stop_ns, 1); /* 0 is the node's own choice */
+	REQUIRE_EQ(realms[0].ssd_bytes, 512 << 20);
+	REQUIRE_EQ(realms[1].ssd_bytes, 512 << 20);
+	settings_destroy(settings);
+	/* None. */
+	settings = read_line("");
+	settings_node(settings, &config, realms);
+	REQUIRE(!config.ssds && !config.ssd_count && !config.manifest_path);
+	REQUIRE_EQ(realms[0].ssd_bytes, 0);
+	REQUIRE_EQ(config.stop_ns, 5 * NS_PER_S);
+	REQUIRE_EQ(settings_memory(settings).manifest_bytes, 0);
+	settings_destroy(settings);
+	free(realms);
+}
+
+/* Names below /dev have colons of their own, and nothing that lasts lies there. */
+static void devices_are_told_from_their_sizes(void)
+{
+	struct settings *settings = read_line(
+		"--ssd /dev/disk/by-path/pci-0000:03:00.0-nvme-1:1TiB --state-dir /state");
+
+	REQUIRE_TEXT(settings->ssd.each[0].path, "/dev/disk/by-path/pci-0000:03:00.0-nvme-1");
+	REQUIRE_EQ(settings->ssd.each[0].bytes, 1ull << 40);
+	REQUIRE_TEXT(settings->manifest_path, "/state/ssd.manifest");
+	settings_destroy(settings);
+	refused("--ssd /dev/disk/by-path/pci-0000:03:00.0-scsi-0:0:1:0",
+		"--ssd: /dev/disk/by-path/pci-0000:03:00.0-scsi-0:0:1:0: only a block device");
+	refused("--ssd /dev/null", "only a block device");
+}
+
+static void wrong_ssds_are_said(void)
+{
+	char line[1024] = "";
+
+	refused_file("ssd:\n  - path: data\n    size: 1GiB\n",
+		"bad.yaml:2:11: ssd: 'data' does not begin at the root: write /data");
+	refused_file("ssd:\n  - path: /data\n    size: 1GB\n", "bad.yaml:3:11: ssd: '1GB' is not");
+	refused_file("ssd:\n  - path: /data\n    size: 1MiB\n", "bad.yaml:3:11: ssd: 1MiB is out");
+	refused_file(
+		"ssd:\n  - path: /nowhere/data\n", "bad.yaml:2:11: ssd: /nowhere/data: only a");
+	refused_file("ssd:\n  - size: 1GiB\n", "path");
+	refused_file("ssd:\n  - path: /data\n    sise: 1GiB\n", "bad.yaml:3:5: unknown key 'sise'");
+	refused_file("ssd: /data:1GiB\n", "bad.yaml:1:6");
+	refused_file("ssd:\n  - {path: /a, size: 1GiB}\n  - {path: /a, size: 1GiB}\n",
+		"bad.yaml:3:12: ssd: /a is named twice");
+	refused_file("ssd:\n  - {path: /a, size: 1GiB}\nmanifest: m\n",
+		"bad.yaml:3:11: manifest: it does not begin at the root");
+	refused_file("ssd:\n  - {path: /a, size: 1GiB}\nmanifest: /a\n", "it is an ssd");
+	refused_file(
+		"realms:\n  - name: a\n    ssd: 1GiB\n", "bad.yaml:3:10: ssd: there is no ssd");
+	refused_file("ssd:\n  - {path: /a, size: 1GiB}\nrealms:\n  - name: a\n    ssd: 600MiB\n"
+		     "  - name: b\n    ssd: 600MiB\n",
+		"bad.yaml:7:10: ssd: together");
+	refused_file("ssd:\n  - {path: /a, size: 1GiB}\nrealms:\n  - name: a\n    ssd: 1GiB\n"
+		     "  - name: b\n",
+		"--realm-ssd of realm b: the other realms leave nothing");
+	refused_file("manifest_memory: 1MiB\n", "bad.yaml:1:18: manifest_memory: 1MiB is out");
+	refused("--ssd data:1GiB", "--ssd: 'data' does not begin at the root");
+	refused("--ssd /data", "--ssd: /data: only a block device");
+	refused("--ssd /data:1apple", "--ssd: '1apple' is not a size");
+	refused("--stop-seconds soon", "--stop-seconds: 'soon'");
+	for (unsigned i = 0; i < NODE_SSDS_MAX + 1; i++)
+		snprintf(line + strlen(line), sizeof(line) - strlen(line), "--ssd /%u:1GiB ", i);
+	refused(line, "--ssd: more than 16");
+}
+
+static void ssds_are_shown_and_need_a_restart(void)
+{
+	char line[256];
+	struct settings *running, *fresh;
+	json_t *shown;
+	char *text;
+
+	snprintf(line, sizeof(line), "--config %s", in_folder("ssd.yaml"));
+	running = read_line(line);
+	shown = settings_json(running, NULL);
+	text = json_dumps(shown, 0);
+	REQUIRE(text && strstr(text, "{\"path\": \"/data/one.ssd\", \"size\": \"10GiB\"}"));
+	REQUIRE(strstr(text, "\"manifest\": \"/data/one.ssd.manifest\""));
+	REQUIRE(strstr(text, "\"ssd\": \"6GiB\""));
+	free(text);
+	json_decref(shown);
+	fresh = read_line(line);
+	REQUIRE_EQ(settings_reloadable(fresh, running, why), 0);
+	settings_destroy(fresh);
+	snprintf(
+		line, sizeof(line), "--config %s --ssd /data/one.ssd:16GiB", in_folder("ssd.yaml"));
+	fresh = read_line(line);
+	REQUIRE_EQ(settings_reloadable(fresh, running, why), -EINVAL);
+	REQUIRE_TEXT(why, "ssd cannot change without a restart");
+	settings_destroy(fresh);
+	settings_destroy(running);
+}
+
 static void a_missing_file_is_said(void)
 {
 	struct settings *settings;
@@ -423,6 +566,10 @@ int main(void)
 	flags_override_the_file();
 	errors_name_their_place();
 	a_flag_of_a_realm_needs_its_name_where_there_are_several();
+	ssds_go_to_the_node_with_their_shares();
+	devices_are_told_from_their_sizes();
+	wrong_ssds_are_said();
+	ssds_are_shown_and_need_a_restart();
 	a_missing_file_is_said();
 	what_is_printed_can_be_read();
 	the_example_loads();
@@ -434,9 +581,9 @@ int main(void)
 	secrets_are_not_shown();
 	memory_may_fail();
 	actions_are_read();
-	for (unsigned i = 0; i < 7; i++) {
+	for (unsigned i = 0; i < 8; i++) {
 		static const char *const made[] = {"state/r.secret", "state", "bad.yaml",
-			"good.yaml", "help.yaml", "tokens", "short"};
+			"good.yaml", "help.yaml", "tokens", "short", "ssd.yaml"};
 
 		REQUIRE_EQ(remove(in_folder(made[i])), 0);
 	}

@@ -12,14 +12,15 @@
 
 static const char *const verdict_words[] = {"ok", "warn", "fail"};
 
-static const struct check_row {
+struct check_row {
 	const char *name;
 	void (*run)(const struct check_scene *, struct check_result *);
-} check_rows[] = {
-#define X(name, help) {#name, check_##name},
-	CHECK_TABLE(X)
-#undef X
 };
+
+#define X(name, help) {#name, check_##name},
+static const struct check_row check_rows[] = {CHECK_TABLE(X)};
+static const struct check_row ssd_rows[] = {CHECK_SSD_TABLE(X)};
+#undef X
 
 void check_say(struct check_result *result, enum check_verdict verdict, const char *format, ...)
 {
@@ -65,23 +66,39 @@ int check_read(const struct check_scene *scene, const char *path, char *text, si
 	return status;
 }
 
+static enum check_verdict row_run(
+	const struct check_row *row, const struct check_scene *scene, json_t *list)
+{
+	struct check_result result = {0};
+
+	row->run(scene, &result);
+	json_array_append_new(list,
+		json_pack("{s:s s:s s:s% s:s%}", "name", row->name, "verdict",
+			verdict_words[result.verdict], "found", result.found, strlen(result.found),
+			"advice", result.advice, strlen(result.advice)));
+	return result.verdict;
+}
+
 json_t *check_json(const struct settings *settings, bool running)
 {
-	struct check_scene scene = {settings, settings_memory(settings), running, ""};
+	struct check_scene scene = {
+		.settings = settings,
+		.memory = settings_memory(settings),
+		.running = running,
+		.root = "",
+	};
 	json_t *out = json_object(), *list = json_array();
-	enum check_verdict worst = CHECK_OK;
+	enum check_verdict worst = CHECK_OK, verdict;
 
 	for (unsigned i = 0; i < ARRAY_COUNT(check_rows); i++) {
-		struct check_result result = {0};
-		json_t *row;
-
-		check_rows[i].run(&scene, &result);
-		worst = MAX_OF(worst, result.verdict);
-		row = json_pack("{s:s s:s s:s% s:s%}", "name", check_rows[i].name, "verdict",
-			verdict_words[result.verdict], "found", result.found, strlen(result.found),
-			"advice", result.advice, strlen(result.advice));
-		json_array_append_new(list, row);
+		verdict = row_run(&check_rows[i], &scene, list);
+		worst = MAX_OF(worst, verdict);
 	}
+	for (; scene.ssd < settings->ssd.count; scene.ssd++)
+		for (unsigned i = 0; i < ARRAY_COUNT(ssd_rows); i++) {
+			verdict = row_run(&ssd_rows[i], &scene, list);
+			worst = MAX_OF(worst, verdict);
+		}
 	json_object_set_new(out, "checks", list);
 	json_object_set_new(out, "worst", json_string(verdict_words[worst]));
 	return out;

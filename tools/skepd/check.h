@@ -22,7 +22,12 @@
 	X(clock, "the clock is read without a system call")                                        \
 	X(socket, "the socket's directory is there, is ours, and no daemon serves it")             \
 	X(secrets, "secrets and tokens are there and are read by their owner alone")               \
-	X(admin, "the address of the HTTP page is free")
+	X(admin, "the address of the HTTP page is free")                                           \
+	X(manifest, "the manifest's directory is there or can be made")
+
+/* The same, looked at once for each ssd. */
+#define CHECK_SSD_TABLE(X)                                                                         \
+	X(ssd, "it is there or can be made, has room, and takes direct I/O by io_uring")
 
 enum check_verdict { CHECK_OK, CHECK_WARN, CHECK_FAIL };
 

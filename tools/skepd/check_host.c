@@ -30,7 +30,8 @@
 
 static uint64_t needed_bytes(const struct check_scene *scene)
 {
-	return scene->memory.pool_bytes + scene->memory.index_bytes + DAEMON_BYTES;
+	return scene->memory.pool_bytes + scene->memory.index_bytes + scene->memory.manifest_bytes +
+	       DAEMON_BYTES;
 }
 
 /* ------------------------------------------------------------------------------ cgroup */

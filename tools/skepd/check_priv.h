@@ -9,6 +9,7 @@ struct check_scene {
 	const struct settings *settings;
 	struct settings_memory memory;
 	bool running;
+	unsigned ssd;	  /* number of the one that is looked at */
 	const char *root; /* before /proc and /sys: "", or a tree of a test */
 };
 
@@ -26,6 +27,7 @@ int check_read(const struct check_scene *scene, const char *path, char *text, si
 
 #define X(name, help) void check_##name(const struct check_scene *, struct check_result *);
 CHECK_TABLE(X)
+CHECK_SSD_TABLE(X)
 #undef X
 
 #endif

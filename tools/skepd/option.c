@@ -34,7 +34,8 @@ const struct option realm_options[REALM_OPTION_COUNT] = {
 
 bool option_is_list(const struct option *option)
 {
-	return option->kind == OPTION_TEXTS || option->kind == OPTION_UIDS;
+	return option->kind == OPTION_TEXTS || option->kind == OPTION_UIDS ||
+	       option->kind == OPTION_DEVICES;
 }
 
 /* -------------------------------------------------------------------------------- reading */
@@ -221,6 +222,63 @@ static int uids_add(struct uid_list *list, const char *text, char *why)
 	return 0;
 }
 
+int option_device_add(const struct option *option, void *base, const struct device_text *device,
+	const char **key, char *why)
+{
+	struct device_list *list = (struct device_list *)((char *)base + option->offset);
+	struct option size = {.kind = OPTION_SIZE, .least = option->least, .most = option->most};
+	uint64_t bytes = 0; /* the whole device */
+
+	*key = "path";
+	if (list->count == NODE_SSDS_MAX) {
+		snprintf(why, OPTION_WHY_MAX, "more than %d", NODE_SSDS_MAX);
+		return -EINVAL;
+	}
+	/* A daemon started in another folder would make other files. */
+	if (*device->path != '/') {
+		snprintf(why, OPTION_WHY_MAX, "'%.80s' does not begin at the root: write /%.80s",
+			device->path, *device->path ? device->path : "data/skep.ssd");
+		return -EINVAL;
+	}
+	for (unsigned i = 0; i < list->count; i++)
+		if (!strcmp(list->each[i].path, device->path)) {
+			snprintf(why, OPTION_WHY_MAX, "%.80s is named twice", device->path);
+			return -EINVAL;
+		}
+	if (device->size) {
+		*key = "size";
+		if (amount_set(&size, &bytes, device->size, why))
+			return -EINVAL;
+		*key = "path";
+	}
+	if (text_set(list->each[list->count].path, sizeof(list->each->path), device->path, why))
+		return -EINVAL;
+	list->each[list->count++].bytes = bytes;
+	return 0;
+}
+
+/*
+ * "PATH:SIZE", or "PATH" alone. Names below /dev have colons of their own
+ * (/dev/disk/by-path/pci-0000:03:00.0-nvme-1): there a size is what ends in its unit.
+ */
+static int device_add(const struct option *option, void *base, const char *text, char *why)
+{
+	const char *colon = strrchr(text, ':'), *key;
+	struct device_text device = {text, NULL};
+	char path[sizeof(((struct node_ssd *)NULL)->path)];
+	uint64_t bytes;
+
+	if (colon && !strncmp(text, "/dev/", 5) &&
+		(text[strlen(text) - 1] != 'B' || size_parse(colon + 1, &bytes) == -EINVAL))
+		colon = NULL;
+	if (colon && (size_t)(colon - text) < sizeof(path)) {
+		memcpy(path, text, (size_t)(colon - text));
+		path[colon - text] = 0;
+		device = (struct device_text){path, colon + 1};
+	}
+	return option_device_add(option, base, &device, &key, why);
+}
+
 int option_set(const struct option *option, void *base, const char *text, char *why)
 {
 	void *field = (char *)base + option->offset;
@@ -243,6 +301,8 @@ int option_set(const struct option *option, void *base, const char *text, char *
 		return texts_add(field, text, why);
 	case OPTION_UIDS:
 		return uids_add(field, text, why);
+	case OPTION_DEVICES:
+		return device_add(option, base, text, why);
 	}
 	SKEP_CHECK(!"a kind");
 	return -EINVAL;
@@ -285,6 +345,16 @@ static json_t *uids_json(const struct uid_list *list)
 	return out;
 }
 
+static json_t *devices_json(const struct device_list *list)
+{
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < list->count; i++)
+		json_array_append_new(out, json_pack("{s:s s:s}", "path", list->each[i].path,
+						   "size", size_format(list->each[i].bytes).text));
+	return out;
+}
+
 static json_t *word_json(const char *words, uint64_t number)
 {
 	for (; number; number--)
@@ -320,6 +390,8 @@ json_t *option_json(const struct option *option, const void *base, bool hide)
 		return texts_json(field, hide);
 	case OPTION_UIDS:
 		return uids_json(field);
+	case OPTION_DEVICES:
+		return devices_json(field);
 	}
 	SKEP_CHECK(!"a kind");
 	return NULL;

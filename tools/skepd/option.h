@@ -17,6 +17,7 @@ enum option_kind {
 	OPTION_BLOCKS,
 	OPTION_TEXTS,
 	OPTION_UIDS,
+	OPTION_DEVICES,
 };
 
 struct option {
@@ -38,6 +39,16 @@ enum { OPTION_WHY_MAX = 320 };
  * Return: 0, or -EINVAL with @why (OPTION_WHY_MAX): "'5 apples' is no size: write 4096, …".
  */
 int option_set(const struct option *option, void *base, const char *text, char *why);
+
+/*
+ * The same for one device of a list, of which the file tells path and size (NULL: none) apart. On
+ * -EINVAL @key is the one that is wrong.
+ */
+struct device_text {
+	const char *path, *size;
+};
+int option_device_add(const struct option *option, void *base, const struct device_text *device,
+	const char **key, char *why);
 
 /* Empties a list, so that flags replace what the file says; other kinds stay. */
 void option_clear(const struct option *option, void *base);

@@ -12,8 +12,9 @@
  * X(key, flag, kind, least, most, argument, standard, reload, help)
  *
  * - kind: TEXT; SIZE, in bytes (4096, 64KiB, 2GiB); COUNT; SPAN, of time (50us, 30s, never); FLAG;
- *   MODE, octal; WORD, one of the words of `argument`; BLOCKS, bytes:count; TEXTS; UIDS
- * - least, most: bounds of SIZE (bytes), COUNT, SPAN (ns) and MODE
+ *   MODE, octal; WORD, one of the words of `argument`; BLOCKS, bytes:count; TEXTS; UIDS;
+ *   DEVICES, path:size
+ * - least, most: bounds of SIZE (bytes), COUNT, SPAN (ns), MODE and the sizes of DEVICES
  * - standard: what holds when it is set nowhere, in the form of the file
  * - reload: LIVE takes effect at SIGHUP; START needs a restart
  */
@@ -50,6 +51,16 @@
 		"draw fresh secrets at each start and keep them nowhere: for private daemons")     \
 	X(private, "private", FLAG, 0, 0, "", "false", START,                                      \
 		"take only sessions of the daemon's own uid")                                      \
+	X(ssd, "ssd", DEVICES, 16u << 20, 1ull << 50, "PATH[:SIZE]", "", START,                    \
+		"file or block device of the ssd tier, up to 16; a file is made at start; a "      \
+		"block device needs no size")                                                      \
+	X(manifest, "manifest", TEXT, 0, 0, "DIR", "", START,                                      \
+		"directory of the ssds' manifest; the first ssd's path with .manifest behind it, " \
+		"or ssd.manifest in state_dir where that is a device")                             \
+	X(manifest_memory, "manifest-memory", SIZE, 4u << 20, 1u << 30, "SIZE", "16MiB", START,    \
+		"memory of the manifest")                                                          \
+	X(stop_seconds, "stop-seconds", COUNT, 0, 3600, "N", "5", START,                           \
+		"how long a stop may go on writing what no ssd holds yet")                         \
 	X(id_bits, "id-bits", COUNT, 1, 128, "N", "128", START,                                    \
 		"bits of an id that count: fewer only to test collisions")
 
@@ -62,6 +73,9 @@
 		"in place of dram and quota: a pool that holds exactly COUNT parts of BYTES")      \
 	X(index_blocks, "index-blocks", COUNT, 0, 1u << 31, "N", "0", START,                       \
 		"blocks the index has room for; 0: one for each 32KiB of dram, at least 4096")     \
+	X(ssd, "realm-ssd", SIZE, 0, 1ull << 50, "SIZE", "", START,                                \
+		"the realm's share of the ssds, 0 for none; realms that do not say divide evenly " \
+		"what is left")                                                                    \
 	X(record_bytes, "record-bytes", SIZE, 0, 1ull << 45, "SIZE", "0", START,                   \
 		"heap for tokens, keys and sums; 0: a sixteenth of dram + 64MiB")                  \
 	X(sessions_max, "sessions-max", COUNT, 1, 4096, "N", "256", LIVE,                          \

@@ -37,6 +37,7 @@ struct reading {
 	const char *file; /* --config */
 	struct config *config;
 	const struct config_node *realm_nodes[NODE_REALMS_MAX]; /* NULL: made by a flag */
+	const struct config_node *ssd_nodes[NODE_SSDS_MAX];
 	char *why;
 };
 
@@ -244,6 +245,7 @@ static struct realm_settings *realm_add(struct reading *reading, const char *nam
 /* Everything of a mapping as the file has it; rows of the tables, then what is no option. */
 struct node_texts {
 	const char *text[NODE_OPTION_COUNT];
+	const struct config_node *list[NODE_OPTION_COUNT];
 	const struct config_node *realms;
 };
 struct realm_texts {
@@ -252,11 +254,25 @@ struct realm_texts {
 	const char *name;
 };
 
+#define NODE_TEXT(name)                                                                            \
+	{                                                                                          \
+		.key = #name, .type = CONFIG_STRING,                                               \
+		.offset = offsetof(struct node_texts, text[NODE_OPTION_##name])                    \
+	}
+#define NODE_DEVICES(name)                                                                         \
+	{                                                                                          \
+		.key = #name, .type = CONFIG_MAPPINGS,                                             \
+		.offset = offsetof(struct node_texts, list[NODE_OPTION_##name])                    \
+	}
+#define NODE_SIZE  NODE_TEXT
+#define NODE_COUNT NODE_TEXT
+#define NODE_SPAN  NODE_TEXT
+#define NODE_FLAG  NODE_TEXT
+#define NODE_MODE  NODE_TEXT
+#define NODE_WORD  NODE_TEXT
+
 static const struct config_option node_keys[] = {
-#define X(name, ...)                                                                               \
-	{.key = #name,                                                                             \
-		.type = CONFIG_STRING,                                                             \
-		.offset = offsetof(struct node_texts, text[NODE_OPTION_##name])},
+#define X(name, flag, kind, ...) NODE_##kind(name),
 	NODE_OPTION_TABLE(X)
 #undef X
 		{.key = "realms",
@@ -360,6 +376,38 @@ static int file_realm_read(struct reading *reading, const struct config_node *ma
 	return 0;
 }
 
+static int devices_set(
+	struct reading *reading, const struct config_node *list, const struct option *option)
+{
+	static const struct config_option keys[] = {
+		{.key = "path",
+			.type = CONFIG_STRING,
+			.offset = offsetof(struct device_text, path),
+			.default_text = config_required},
+		{.key = "size",
+			.type = CONFIG_STRING,
+			.offset = offsetof(struct device_text, size)},
+	};
+	static const struct config_table table = {keys, ARRAY_COUNT(keys)};
+	const struct config_node *item = NULL;
+	struct config_error error;
+
+	while ((item = config_next(list, item))) {
+		struct device_text device = {0};
+		char why[OPTION_WHY_MAX];
+		const char *key;
+
+		if (config_fill(item, &table, &device, &error))
+			return config_say(reading, &error);
+		if (option_device_add(option, reading->settings, &device, &key, why)) {
+			config_fail(&error, config_find(item, key), "%s: %s", option->key, why);
+			return config_say(reading, &error);
+		}
+		reading->ssd_nodes[reading->settings->ssd.count - 1] = item;
+	}
+	return 0;
+}
+
 static int file_read(struct reading *reading)
 {
 	static const struct config_table table = {node_keys, ARRAY_COUNT(node_keys)};
@@ -378,12 +426,14 @@ static int file_read(struct reading *reading)
 	if (config_fill(root, &table, &texts, &error))
 		return config_say(reading, &error);
 	for (unsigned i = 0; i < NODE_OPTION_COUNT; i++) {
-		if (!texts.text[i])
-			continue;
-		status = key_set(reading, root, &node_options[i], settings, texts.text[i]);
+		if (texts.text[i])
+			status = key_set(reading, root, &node_options[i], settings, texts.text[i]);
+		if (texts.list[i])
+			status = devices_set(reading, texts.list[i], &node_options[i]);
 		if (status)
 			return status;
-		settings->origins[i] = ORIGIN_FILE;
+		if (texts.text[i] || texts.list[i])
+			settings->origins[i] = ORIGIN_FILE;
 	}
 	while (texts.realms && (mapping = config_next(texts.realms, mapping))) {
 		status = file_realm_read(reading, mapping);
@@ -502,6 +552,75 @@ static int realm_check(struct reading *reading, const struct realm_settings *rea
 	return 0;
 }
 
+/* Says what is wrong with an ssd, and where it was named. */
+static int ssd_fail(struct reading *reading, const struct node_ssd *ssd, const char *what)
+{
+	const struct settings *settings = reading->settings;
+	const struct config_node *node = reading->ssd_nodes[ssd - settings->ssd.each];
+	struct config_error error;
+
+	if (settings->origins[NODE_OPTION_ssd] == ORIGIN_FILE) {
+		config_fail(&error, config_find(node, "path"), "ssd: %.200s: %s", ssd->path, what);
+		return config_say(reading, &error);
+	}
+	return why_say(reading, "--ssd: %.200s: %s", ssd->path, what);
+}
+
+/* Sizes that were left out, and the place of the manifest. */
+static int ssds_check(struct reading *reading)
+{
+	struct settings *settings = reading->settings;
+
+	for (unsigned i = 0; i < settings->ssd.count; i++) {
+		struct node_ssd *ssd = &settings->ssd.each[i];
+
+		if (!ssd->bytes && !settings_device_bytes(ssd->path, &ssd->bytes))
+			return ssd_fail(reading, ssd,
+				"only a block device that is there has a size of its own: name one "
+				"(100GiB)");
+	}
+	if (*settings->manifest && *settings->manifest != '/')
+		return option_fail(reading, NULL, &node_options[NODE_OPTION_manifest],
+			"it does not begin at the root");
+	if (!settings_manifest_place(settings))
+		return option_fail(reading, NULL, &node_options[NODE_OPTION_manifest],
+			"the ssd is a device and there is no state directory: name a directory");
+	for (unsigned i = 0; i < settings->ssd.count; i++)
+		if (!strcmp(settings->manifest_path, settings->ssd.each[i].path))
+			return option_fail(reading, NULL, &node_options[NODE_OPTION_manifest],
+				"it is an ssd: name a directory beside it");
+	return 0;
+}
+
+/* Every realm has what it asks for, and those that do not ask get something. */
+static int shares_check(struct reading *reading)
+{
+	const struct settings *settings = reading->settings;
+	uint64_t left = settings_ssd_bytes(settings);
+
+	for (unsigned i = 0; i < settings->realm_count; i++) {
+		const struct realm_settings *realm = &settings->realms[i];
+		const struct option *option = &realm_options[REALM_OPTION_ssd];
+
+		if (realm->ssd && !settings->ssd.count)
+			return option_fail(
+				reading, realm, option, "there is no ssd: name one (ssd:, --ssd)");
+		if (realm->ssd > left)
+			return option_fail(reading, realm, option,
+				"together with the realms before it that is more than the ssds "
+				"have");
+		left -= realm->ssd;
+	}
+	for (unsigned i = 0; settings->ssd.count && i < settings->realm_count; i++)
+		if (!settings->realms[i].origins[REALM_OPTION_ssd] &&
+			!settings_ssd_share(settings, &settings->realms[i]))
+			return option_fail(reading, &settings->realms[i],
+				&realm_options[REALM_OPTION_ssd],
+				"the other realms leave nothing of the ssds: give them less, or "
+				"this one 0");
+	return 0;
+}
+
 static int settings_check(struct reading *reading)
 {
 	const struct settings *settings = reading->settings;
@@ -516,7 +635,9 @@ static int settings_check(struct reading *reading)
 			"no address of a host: write 127.0.0.1:7420, [::1]:7420, or off");
 	for (unsigned i = 0; i < settings->realm_count && !status; i++)
 		status = realm_check(reading, &settings->realms[i]);
-	return status;
+	if (!status)
+		status = ssds_check(reading);
+	return status ? status : shares_check(reading);
 }
 
 /* ------------------------------------------------------------------------------ the whole */
@@ -528,8 +649,9 @@ static int standards_set(struct reading *reading)
 	char why[OPTION_WHY_MAX];
 
 	for (unsigned i = 0; i < NODE_OPTION_COUNT; i++)
-		SKEP_CHECK(option_set(&node_options[i], reading->settings, node_options[i].standard,
-				   why) == 0);
+		if (!option_is_list(&node_options[i]))
+			SKEP_CHECK(option_set(&node_options[i], reading->settings,
+					   node_options[i].standard, why) == 0);
 	if (!socket || !*socket)
 		return 0;
 	if (!strncmp(socket, "unix:", 5))

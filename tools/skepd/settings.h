@@ -52,6 +52,12 @@ struct uid_list {
 	uid_t uid[NODE_UIDS_MAX];
 };
 
+/* In the form the node takes. */
+struct device_list {
+	unsigned count;
+	struct node_ssd each[NODE_SSDS_MAX];
+};
+
 struct block_count {
 	uint64_t bytes, count;
 };
@@ -59,6 +65,7 @@ struct block_count {
 struct realm_settings {
 	char name[NODE_NAME_MAX];
 	uint64_t dram, quota, index_blocks, record_bytes, sessions_max, age_limit;
+	uint64_t ssd; /* counts where it was set; else settings_ssd_share() */
 	struct block_count dram_blocks_of;
 	char secret_file[SETTINGS_TEXT_MAX];
 	char socket[NODE_PATH_MAX];
@@ -84,10 +91,14 @@ struct settings {
 	uint64_t loop; /* enum loop_backend */
 	bool volatile_secret, private;
 	uint64_t id_bits;
+	struct device_list ssd; /* no size is 0 once all is read */
+	char manifest[SETTINGS_TEXT_MAX];
+	uint64_t manifest_memory, stop_seconds;
 	uint32_t origins[NODE_OPTION_COUNT];
 	unsigned realm_count;
 	struct realm_settings realms[NODE_REALMS_MAX];
 	struct text_list admin_tokens; /* read by settings_load() */
+	char manifest_path[sizeof(((struct node_ssd *)NULL)->path) + 16]; /* "": no ssds */
 };
 
 /* What the command line asks for besides settings. */
@@ -125,9 +136,10 @@ int settings_reloadable(const struct settings *settings, const struct settings *
 void settings_node(
 	const struct settings *settings, struct node_config *config, struct realm_config *realms);
 
-/* Bytes of pools, and of the index and records beside them, that the node will populate. */
+/* Bytes of pools, of the index and records beside them, that the node will populate; and of the
+ * manifest, which grows to it. */
 struct settings_memory {
-	uint64_t pool_bytes, index_bytes;
+	uint64_t pool_bytes, index_bytes, manifest_bytes;
 };
 struct settings_memory settings_memory(const struct settings *settings);
 
@@ -137,6 +149,18 @@ void settings_secret_path(const struct settings *settings, const struct realm_se
 
 /* The directory of the state: as set, or what the environment says. "" where there is none. */
 void settings_state_dir(const struct settings *settings, char path[SETTINGS_TEXT_MAX]);
+
+/* Size of a block device; false: there is none, or it has none. */
+bool settings_device_bytes(const char *path, uint64_t *bytes);
+
+/* Bytes of all ssds. */
+uint64_t settings_ssd_bytes(const struct settings *settings);
+
+/* Fills manifest_path. False: no directory is known that it could lie in. */
+bool settings_manifest_place(struct settings *settings);
+
+/* The realm's share of the ssds in bytes, said or left to it. */
+uint64_t settings_ssd_share(const struct settings *settings, const struct realm_settings *realm);
 
 /* What is in force, secrets and tokens left out; with @realm, only that realm. NULL: no memory. */
 json_t *settings_json(const struct settings *settings, const char *realm);

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/bits.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/config/units.h"
 #include "store/read/layout.h"
 #include "tools/skepd/option.h"
 #include "tools/skepd/secret.h"
@@ -150,6 +154,79 @@ int settings_reloadable(const struct settings *settings, const struct settings *
 	return 0;
 }
 
+/* -------------------------------------------------------------------------------- the ssds */
+
+bool settings_device_bytes(const char *path, uint64_t *bytes)
+{
+	char file[64], text[32] = "", *end;
+	struct stat device;
+	ssize_t got;
+	int fd;
+
+	if (stat(path, &device) || !S_ISBLK(device.st_mode))
+		return false;
+	/* In place of an ioctl: who looks at a configuration may not open the device. */
+	snprintf(file, sizeof(file), "/sys/dev/block/%u:%u/size", major(device.st_rdev),
+		minor(device.st_rdev));
+	fd = open(file, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	got = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (got <= 0)
+		return false;
+	*bytes = strtoull(text, &end, 10) * 512; /* always in sectors of 512 bytes */
+	return *bytes > 0;
+}
+
+uint64_t settings_ssd_bytes(const struct settings *settings)
+{
+	uint64_t bytes = 0;
+
+	/* At most sixteen of at most 2^50: no overflow. */
+	for (unsigned i = 0; i < settings->ssd.count; i++)
+		bytes += settings->ssd.each[i].bytes;
+	return bytes;
+}
+
+bool settings_manifest_place(struct settings *settings)
+{
+	const char *first = settings->ssd.each[0].path;
+	char folder[SETTINGS_TEXT_MAX];
+	size_t room = sizeof(settings->manifest_path);
+
+	*settings->manifest_path = 0;
+	if (!settings->ssd.count)
+		return true;
+	if (*settings->manifest) {
+		snprintf(settings->manifest_path, room, "%s", settings->manifest);
+	} else if (strncmp(first, "/dev/", 5)) {
+		snprintf(settings->manifest_path, room, "%s.manifest", first);
+	} else {
+		/* What lies below /dev is gone after a restart of the host. */
+		settings_state_dir(settings, folder);
+		if (!*folder)
+			return false;
+		snprintf(settings->manifest_path, room, "%s/ssd.manifest", folder);
+	}
+	return true;
+}
+
+uint64_t settings_ssd_share(const struct settings *settings, const struct realm_settings *realm)
+{
+	uint64_t left = settings_ssd_bytes(settings);
+	unsigned silent = 0;
+
+	if (realm->origins[REALM_OPTION_ssd])
+		return realm->ssd;
+	for (unsigned i = 0; i < settings->realm_count; i++) {
+		left -= MIN_OF(left, settings->realms[i].ssd);
+		silent += !settings->realms[i].origins[REALM_OPTION_ssd];
+	}
+	/* Whole MiB, as segments are. */
+	return left / silent & ~(uint64_t)((1 << 20) - 1);
+}
+
 /* -------------------------------------------------------------------------------- the node */
 
 static uint64_t frame_bytes(const struct realm_settings *realm)
@@ -228,10 +305,17 @@ void settings_node(
 		.private_to_uid = settings->private,
 		.realms = realms,
 		.realm_count = settings->realm_count,
+		.ssds = settings->ssd.count ? settings->ssd.each : NULL,
+		.ssd_count = settings->ssd.count,
+		.manifest_path = settings->ssd.count ? settings->manifest_path : NULL,
+		.manifest_bytes = settings->manifest_memory,
+		/* 0 would be the node's own choice. */
+		.stop_ns = MAX_OF(settings->stop_seconds * NS_PER_S, 1u),
 	};
 	memcpy(config->socket_path, settings->socket, sizeof(config->socket_path));
 	for (unsigned i = 0; i < settings->realm_count; i++) {
 		realm_node(&settings->realms[i], &realms[i]);
+		realms[i].ssd_bytes = settings_ssd_share(settings, &settings->realms[i]);
 		/* A frame lies in one chunk. */
 		if (!settings->chunk && frame_bytes(&settings->realms[i]) > 16u << 20)
 			config->chunk_bytes = 1ull << 30;
@@ -242,7 +326,8 @@ struct settings_memory settings_memory(const struct settings *settings)
 {
 	/* Entry, part, the keeper's half, bucket, free list, list of the evicted: 192 and some. */
 	enum { SLOT_BYTES = 256 };
-	struct settings_memory memory = {0, 0};
+	struct settings_memory memory = {
+		.manifest_bytes = settings->ssd.count ? settings->manifest_memory : 0};
 
 	for (unsigned i = 0; i < settings->realm_count; i++) {
 		const struct realm_settings *realm = &settings->realms[i];
@@ -270,6 +355,8 @@ static json_t *realm_json(const struct settings *settings, const struct realm_se
 	settings_secret_path(settings, realm, path);
 	json_object_set_new(
 		out, "secret_file", json_string(settings->volatile_secret ? "(volatile)" : path));
+	json_object_set_new(
+		out, "ssd", json_string(size_format(settings_ssd_share(settings, realm)).text));
 	return out;
 }
 
@@ -281,6 +368,7 @@ json_t *settings_json(const struct settings *settings, const char *realm)
 	for (unsigned i = 0; i < NODE_OPTION_COUNT; i++)
 		json_object_set_new(
 			out, node_options[i].key, option_json(&node_options[i], settings, false));
+	json_object_set_new(out, "manifest", json_string(settings->manifest_path));
 	for (unsigned i = 0; i < settings->realm_count; i++)
 		if (!realm || !strcmp(realm, settings->realms[i].name))
 			json_array_append_new(realms, realm_json(settings, &settings->realms[i]));
@@ -363,6 +451,10 @@ static void option_help_config(FILE *out, const struct option *option, const cha
 		fprintf(out, "%s%s\n", lead, option->argument);
 	if (!option->live)
 		fprintf(out, "%s(needs a restart)\n", lead);
+	if (option->kind == OPTION_DEVICES) {
+		fprintf(out, "%s#%s: [{path: PATH, size: SIZE}]\n", indent, option->key);
+		return;
+	}
 	fprintf(out, "%s%s%s: %s%s%s\n", indent, comment ? "#" : "", option->key,
 		option_is_list(option) ? "[" : "", comment ? option->argument : value,
 		option_is_list(option) ? "]" : "");
