@@ -19,9 +19,13 @@
  * at / units_per_segment. A record never crosses a segment.
  *
  * One thread (the keeper) calls everything here; nothing blocks but what says so; nothing allocates
- * after ssd_create() and ssd_log_open().
+ * after ssd_create(), ssd_log_open() and ssd_recover(). The owner, the ledger's dead() aside, and
+ * every done() are called from completions, ssd_kick(), ssd_tick() and ssd_recover_end() alone,
+ * never from inside ssd_put(), ssd_move(), ssd_get(), ssd_sync() or ssd_drop(); from a callback all
+ * of these may be called.
  */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -34,6 +38,7 @@ enum {
 	SSD_NAME_MAX = 64,
 	SSD_LOGS_MAX = 64,
 	SSD_MERGE_BYTES = 1 << 20, /* neighbouring records travel in one request up to this */
+	SSD_GET_PIECES_MAX = 4096,
 };
 
 #define SSD_NONE UINT32_MAX
@@ -46,7 +51,10 @@ struct ssd_ledger {
 	void *arg;
 	/* The record that began at @unit of the segment with this sequence number is dead. */
 	void (*dead)(void *arg, uint64_t sequence, uint32_t unit);
-	/* No record of that segment lives: its rows may go. */
+	/*
+	 * The tables of that segment cannot be found any more: its rows may go. That is later than
+	 * the death of its last record: when the segment's next life is on the device for good.
+	 */
 	void (*freed)(void *arg, uint64_t sequence);
 	/* Asked during ssd_recover(). */
 	bool (*is_dead)(void *arg, uint64_t sequence, uint32_t unit);
@@ -54,10 +62,12 @@ struct ssd_ledger {
 
 struct ssd_options {
 	struct ssd_io *io;
-	uint64_t segment_bytes; /* a power of two, 1 MiB to 1 GiB; 0 = chosen by the size */
+	/* A power of two, 1 MiB to 1 GiB; 0 = chosen by the size. Devices that were stamped before
+	 * keep theirs. */
+	uint64_t segment_bytes;
 	const struct ssd_ledger *ledger; /* may be NULL: every record of a table counts as live */
-	uint64_t flush_ns;		 /* a table is written at the latest so long after a put; 0 = 1 s */
-	unsigned errors_max;		 /* failed transfers in a row until a device is fenced; 0 = 8 */
+	uint64_t flush_ns;   /* a table is written at the latest so long after a put; 0 = 1 s */
+	unsigned errors_max; /* failed transfers in a row until a device is fenced; 0 = 8 */
 };
 
 /*
@@ -72,14 +82,20 @@ void ssd_destroy(struct ssd *ssd);
 
 /*
  * Opens the log called @name with room for @bytes (segments and head-room included); before
- * ssd_recover(). @owner is kept. Return: 0, -ENOSPC (the devices are smaller than all logs together),
- * -ENOMEM, -EEXIST.
+ * ssd_recover(). @owner is copied. A log has 8 segments at least, and the last one takes what the
+ * headers and the ends of devices leave. Return: 0, -ENOSPC (the devices are smaller than all logs
+ * together, or too many logs), -ENOMEM, -EEXIST, -EINVAL (@name is empty or longer than
+ * SSD_NAME_MAX - 1).
  */
 int ssd_log_open(struct ssd *ssd, const char *name, uint64_t bytes, const struct tier_owner *owner,
 	struct ssd_log **out);
 
-/* Live bytes that a log of @bytes may hold so that segments can always be had (head-room taken off),
- * and the reverse: the bytes of a log (of one device set) that can hold @live. */
+/*
+ * Live bytes that a log may hold so that segments can always be had (head-room and tables taken
+ * off), and the reverse: the bytes of a log, alone on one device, that can hold @live_bytes. Each
+ * further device may cost one more segment. A set of devices has less than 2^32 units (16 TiB);
+ * what is beyond is not used.
+ */
 uint64_t ssd_live_max(const struct ssd_log *log);
 uint64_t ssd_bytes_for(uint64_t live_bytes);
 
@@ -89,16 +105,18 @@ uint64_t ssd_bytes_for(uint64_t live_bytes);
 struct ssd_found {
 	struct ssd_log *log;
 	uint32_t at, units;
-	uint64_t sequence; /* of its segment: of two records with one label the higher one is newer */
+	uint64_t
+		sequence; /* of its segment: of two records with one label the higher one is newer */
 	const void *label;
 	uint32_t label_bytes;
 };
 
 /*
- * Reads the tables of all segments (blocks; several reads at a time). @found is an array of all
- * records that were not called dead, in ascending order of sequence and of place. The owner calls
- * ssd_keep() for those it wants; what it does not keep is dead. A damaged table loses its records
- * and is counted. Return: count, -EIO, -ENOMEM.
+ * Reads the tables of all segments (blocks). To be called once, on new devices too. @found is an
+ * array of all records that were not called dead, in ascending order of sequence and of place. The
+ * owner calls ssd_keep() for those it wants; what it does not keep is dead, and the ledger is told
+ * in ssd_recover_end(). A damaged table loses its records and those of the tables after it in its
+ * segment, and is counted. Return: count, -EIO (no device can be read), -ENOMEM.
  */
 int64_t ssd_recover(struct ssd *ssd, const struct ssd_found **found);
 void ssd_keep(struct ssd *ssd, const struct ssd_found *found);
@@ -117,12 +135,11 @@ struct ssd_put {
 	/* Once: 0, the bytes can be read from @at and the pieces used again; else a negative errno,
 	 * and nothing was put (no ssd_drop()). */
 	void (*done)(struct ssd_put *put, int status);
-	struct list link; /* the log's own */
-	uint32_t table_entry;
 };
 
 /*
- * Appends a record. Return: 0; -EAGAIN (too much is under way: room() tells), -ENOSPC (no free
+ * Appends a record. The pieces themselves (not the array of them) stay the log's until @done.
+ * Return: 0; -EAGAIN (too much is under way: room() tells), -ENOSPC (no free
  * segment: room() tells), -EFBIG (no segment holds it), -E2BIG (the label), -EROFS (fenced).
  */
 int ssd_put(struct ssd_log *log, struct ssd_put *put);
@@ -130,7 +147,8 @@ int ssd_put(struct ssd_log *log, struct ssd_put *put);
 /*
  * Moves a live record to the log's open segment, through a buffer of the tier; its bytes are not
  * looked at. @put->pieces is not used. The old place counts as live until the owner drops it, which
- * it does in @done. As ssd_put().
+ * it does in @done; it is not written over before the new one is durable. As ssd_put(), and -EIO
+ * where the record lies on a fenced device.
  */
 int ssd_move(struct ssd_log *log, uint32_t from, uint32_t units, struct ssd_put *put);
 
@@ -139,14 +157,17 @@ void ssd_drop(struct ssd_log *log, uint32_t at, uint32_t units);
 
 /* Bytes on their way out; the caller's memory until @done. */
 struct ssd_get {
-	uint32_t at; /* first unit wanted: of a record, or inside it */
-	uint32_t piece_count;
+	uint32_t at;	      /* first unit wanted: of a record, or inside it */
+	uint32_t piece_count; /* 1 to SSD_GET_PIECES_MAX; each as those of a put */
 	const struct iovec *pieces;
 	/* On the I/O thread once the bytes are there; may be NULL. Return: 0, or negative for @done. */
 	int (*check)(struct ssd_get *get);
 	void (*done)(struct ssd_get *get, int status);
-	struct list link; /* the log's own */
+	/* The log's own. */
+	struct list link;
 	int32_t status;
+	uint32_t parts;		 /* requests that have not come back (the log's thread) */
+	_Atomic uint32_t unread; /* requests whose bytes have not come (I/O threads) */
 };
 
 /* Return: 0, -EAGAIN (too much is under way: room() tells), -EIO (its device is fenced). */
@@ -157,18 +178,23 @@ void ssd_kick(struct ssd *ssd);
 
 /* ------------------------------------------------------------------------------ durability */
 
-/* Everything put before the call (done or under way) is durable, or is told why not. */
+/*
+ * Everything put before the call (done or under way) is durable, or is told why not: -EIO where
+ * records that were put cannot be made durable. A put that failed itself was told by its own done().
+ */
 struct ssd_sync {
 	void (*done)(struct ssd_sync *sync, int status);
-	struct list link; /* the log's own */
+	/* The log's own. */
+	struct list link;
 	uint64_t put_count;
+	int32_t status;
 };
 void ssd_sync(struct ssd_log *log, struct ssd_sync *sync);
 
 /* Ages: tables that are due, segments to be freed or reclaimed. Return: when it must run again. */
 uint64_t ssd_tick(struct ssd *ssd, uint64_t now_ns);
 
-/* Nothing is under way. */
+/* Nothing is under way. Labels that wait for a table do not count: ssd_sync() before the end. */
 bool ssd_idle(const struct ssd *ssd);
 
 /* A device whose transfers fail is fenced: nothing more is written there, what is there is lost().

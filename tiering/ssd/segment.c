@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Segments: who has which, which is opened next, which is reclaimed, which is lost. */
+#include <errno.h>
+
+#include "base/bits.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "tiering/ssd/ssd_priv.h"
+
+struct ssd_segment *ssd_segment_at(struct ssd_log *log, uint32_t at, uint32_t units)
+{
+	struct ssd *ssd = log->ssd;
+	uint32_t index = at / ssd->segment_units, unit = at % ssd->segment_units;
+	struct ssd_segment *segment = &ssd->segments[index];
+
+	SKEP_CHECK(index < ssd->segment_count && segment->log == log);
+	SKEP_CHECK(units > 0 && units <= segment->fill && unit <= segment->fill - units);
+	return segment;
+}
+
+uint64_t ssd_segment_offset(const struct ssd *ssd, const struct ssd_segment *segment, uint32_t unit)
+{
+	return SSD_SEGMENTS_AT + segment->slot * ssd->segment_bytes +
+	       (uint64_t)unit * SSD_UNIT_BYTES;
+}
+
+uint32_t ssd_log_reserve(uint32_t quota)
+{
+	return SSD_RESERVE + quota / 64;
+}
+
+uint32_t ssd_log_free(const struct ssd_log *log)
+{
+	return log->held < log->quota_now ? log->quota_now - log->held : 0;
+}
+
+/* Of what has failed the logs bear their share, so that none takes what is another's. */
+void ssd_quotas_set(struct ssd *ssd)
+{
+	for (unsigned i = 0; i < ssd->log_count; i++) {
+		struct ssd_log *log = ssd->logs[i];
+
+		log->quota_now = (uint32_t)((uint64_t)log->quota * ssd->segments_healthy /
+					    ssd->segment_count);
+		log->reclaim_due = true;
+	}
+	ssd->space_freed = true;
+}
+
+/* ------------------------------------------------------------------------------ free lists */
+
+void ssd_free_push(struct ssd *ssd, struct ssd_segment *segment)
+{
+	struct ssd_device *device = &ssd->devices[segment->device];
+	uint32_t index = ssd_segment_index(ssd, segment);
+
+	segment->next_free = SSD_NONE;
+	if (device->free_count++ == 0)
+		device->free_first = index;
+	else
+		ssd->segments[device->free_last].next_free = index;
+	device->free_last = index;
+}
+
+/* The segment that was freed first on the next device that has one: wear and load are spread. */
+static struct ssd_segment *free_take(struct ssd *ssd)
+{
+	for (unsigned i = 0; i < ssd->io->device_count; i++) {
+		struct ssd_device *device = &ssd->devices[ssd->next_device];
+		struct ssd_segment *segment;
+
+		ssd->next_device = (ssd->next_device + 1) % ssd->io->device_count;
+		if (device->fenced || device->free_count == 0)
+			continue;
+		segment = &ssd->segments[device->free_first];
+		device->free_first = segment->next_free;
+		device->free_count--;
+		SKEP_CHECK(segment->state == SEGMENT_FREE && !segment->log);
+		return segment;
+	}
+	return NULL;
+}
+
+static void segment_free(struct ssd *ssd, struct ssd_segment *segment)
+{
+	struct ssd_log *log = segment->log;
+
+	SKEP_CHECK(segment->unwritten == 0 && segment->reads == 0);
+	if (!segment->lost) {
+		SKEP_CHECK(log->held > 0);
+		log->held--;
+	}
+	if (segment->reclaiming)
+		log->reclaims--;
+	if (segment->broken)
+		log->broken--;
+	if (!segment->unopened)
+		segment->sequence_before = segment->sequence;
+	segment->log = NULL;
+	segment->state = SEGMENT_FREE;
+	segment->lost = segment->broken = segment->unopened = segment->reclaiming = false;
+	if (!ssd->devices[segment->device].fenced)
+		ssd_free_push(ssd, segment);
+	log->reclaim_due = true;
+	ssd->space_freed = true;
+}
+
+void ssd_segment_check(struct ssd *ssd, struct ssd_segment *segment)
+{
+	if (segment->state == SEGMENT_CLOSING && segment->unwritten == 0) {
+		segment->state = SEGMENT_CLOSED;
+		segment->log->closing--;
+		segment->log->reclaim_due = true;
+		ssd->io_freed = true;
+	}
+	if (segment->state == SEGMENT_CLOSED && segment->live == 0 && segment->reads == 0 &&
+		segment->moves == 0 && segment->moving_units == 0)
+		segment_free(ssd, segment);
+}
+
+/* -------------------------------------------------------------------------------- the open */
+
+uint32_t ssd_table_room(uint64_t entry_bytes)
+{
+	if (entry_bytes == 0)
+		return 0;
+	/* A table that is full holds more than half of its most bytes; each may waste a unit, and
+	 * its head may need one. */
+	return (uint32_t)(divide_up(entry_bytes, SSD_UNIT_BYTES) +
+			  2 * (1 + entry_bytes / (SSD_TABLE_BYTES_MAX / 2)));
+}
+
+static bool segment_fits(const struct ssd_segment *segment, uint32_t units, uint32_t entry_bytes)
+{
+	return (uint64_t)segment->fill + units +
+		       ssd_table_room((uint64_t)segment->pending_bytes + entry_bytes) <=
+	       segment->table_begin;
+}
+
+void ssd_segment_close(struct ssd_log *log)
+{
+	struct ssd_segment *segment = log->open;
+
+	SKEP_CHECK(segment->state == SEGMENT_OPEN || segment->state == SEGMENT_OPENING);
+	if (log->gather && log->gather->segment == segment)
+		ssd_gather_send(log);
+	log->open = NULL;
+	log->closing++;
+	if (segment->state == SEGMENT_OPEN)
+		segment->state = SEGMENT_CLOSING;
+	ssd_table_want(log, segment->entries_end);
+	ssd_segment_check(log->ssd, segment);
+}
+
+static void segment_open(struct ssd_log *log, struct ssd_segment *segment)
+{
+	struct ssd *ssd = log->ssd;
+
+	segment->log = log;
+	segment->sequence = ssd->next_sequence++;
+	segment->state = SEGMENT_OPENING;
+	segment->entries_end = log->put_count;
+	segment->live = segment->fill = segment->pending_bytes = segment->unwritten = 0;
+	segment->table_begin = ssd->segment_units - 1;
+	segment->table_count = 1;
+	segment->reads = segment->moves = segment->moving_units = 0;
+	segment->lost = segment->broken = segment->unopened = segment->reclaiming = false;
+	log->held++;
+	log->open = segment;
+	log->reclaim_due = true;
+	ssd_opening_begin(log, segment);
+}
+
+int ssd_segment_find(struct ssd_log *log, uint32_t units, uint32_t entry_bytes, bool move)
+{
+	struct ssd *ssd = log->ssd;
+	uint32_t left = ssd_log_free(log);
+	struct ssd_segment *next;
+
+	if (ssd->segments_healthy == 0)
+		return -EROFS;
+	if (log->open && left > SSD_RESERVE_MOVES)
+		log->open->for_moves = false;
+	if (log->open && segment_fits(log->open, units, entry_bytes))
+		return log->open->for_moves && !move ? -ENOSPC : 0;
+	if (left <= (move ? 0 : SSD_RESERVE_MOVES))
+		return -ENOSPC;
+	if (log->opening.segment || log->closing >= SSD_CLOSING_MAX)
+		return -EAGAIN;
+	next = free_take(ssd);
+	if (!next)
+		return -ENOSPC;
+	if (log->open)
+		ssd_segment_close(log);
+	next->for_moves = left <= SSD_RESERVE_MOVES;
+	segment_open(log, next);
+	return 0;
+}
+
+/* --------------------------------------------------------------------------------- reclaim */
+
+/*
+ * The segment that gives the most room for the least work. Those that are empty and wait for the
+ * tables of what was moved away count as free already.
+ */
+static struct ssd_segment *victim_find(struct ssd_log *log)
+{
+	struct ssd *ssd = log->ssd;
+	uint32_t soon = ssd_log_free(log);
+	struct ssd_segment *best = NULL, *broken = NULL;
+
+	for (uint32_t i = 0; i < ssd->segment_count; i++) {
+		struct ssd_segment *segment = &ssd->segments[i];
+
+		if (segment->log != log || segment->state != SEGMENT_CLOSED || segment->lost)
+			continue;
+		if (segment->live == 0) {
+			soon++;
+		} else if (!segment->reclaiming) {
+			if (segment->broken)
+				broken = segment;
+			if (!best || segment->live < best->live ||
+				(segment->live == best->live && segment->sequence < best->sequence))
+				best = segment;
+		}
+	}
+	if (broken)
+		return broken;
+	return soon < ssd_log_reserve(log->quota_now) ? best : NULL;
+}
+
+static void reclaim_ask(struct ssd_log *log, struct ssd_segment *segment)
+{
+	uint32_t units = log->ssd->segment_units;
+
+	log->owner.reclaim(log->owner.arg, ssd_segment_index(log->ssd, segment) * units, units);
+}
+
+void ssd_reclaim(struct ssd_log *log)
+{
+	if (!log->ssd->ready || !log->owner.reclaim)
+		return;
+	while (log->reclaim_due && log->reclaims < SSD_RECLAIM_MAX) {
+		struct ssd_segment *victim = victim_find(log);
+
+		if (!victim) {
+			log->reclaim_due = false;
+			return;
+		}
+		victim->reclaiming = true;
+		log->reclaims++;
+		reclaim_ask(log, victim);
+	}
+}
+
+void ssd_reclaim_again(struct ssd *ssd)
+{
+	uint32_t asked = 0;
+
+	for (unsigned i = 0; i < ssd->log_count; i++) {
+		ssd->logs[i]->reclaim_due = true;
+		asked += ssd->logs[i]->reclaims;
+	}
+	for (uint32_t i = 0; i < ssd->segment_count && asked; i++) {
+		struct ssd_segment *segment = &ssd->segments[i];
+
+		if (!segment->reclaiming)
+			continue;
+		asked--;
+		if (segment->live > segment->moving_units)
+			reclaim_ask(segment->log, segment);
+	}
+}
+
+/* ----------------------------------------------------------------------------------- fence */
+
+void ssd_fence(struct ssd *ssd, unsigned d)
+{
+	struct ssd_device *device = &ssd->devices[d];
+
+	log_error(
+		"ssd", "device %u is fenced after %u failed transfers in a row", d, device->errors);
+	device->fenced = device->lost_due = true;
+	device->free_count = 0;
+	ssd->segments_healthy -= device->segments;
+	for (uint32_t i = 0; i < ssd->segment_count; i++) {
+		struct ssd_segment *segment = &ssd->segments[i];
+		struct ssd_log *log = segment->log;
+
+		if (segment->device != d || !log || segment->state == SEGMENT_UNKNOWN)
+			continue;
+		segment->lost = true;
+		log->held--;
+		if (segment->broken) {
+			segment->broken = false;
+			log->broken--;
+		}
+		if (segment->reclaiming) {
+			segment->reclaiming = false;
+			log->reclaims--;
+		}
+		if (log->open == segment)
+			ssd_segment_close(log);
+	}
+	ssd_quotas_set(ssd);
+}
+
+void ssd_tell_lost(struct ssd *ssd)
+{
+	for (unsigned d = 0; d < ssd->io->device_count; d++) {
+		if (!ssd->devices[d].lost_due)
+			continue;
+		ssd->devices[d].lost_due = false;
+		for (uint32_t i = 0; i < ssd->segment_count; i++) {
+			struct ssd_segment *segment = &ssd->segments[i];
+			struct ssd_log *log = segment->log;
+
+			if (segment->device == d && log && segment->lost && segment->live &&
+				log->owner.lost)
+				log->owner.lost(
+					log->owner.arg, i * ssd->segment_units, segment->fill);
+		}
+	}
+}
+
+bool ssd_device_fenced(const struct ssd *ssd, unsigned device)
+{
+	SKEP_CHECK(device < ssd->io->device_count);
+	return ssd->devices[device].fenced;
+}
+
+int ssd_device_unfence(struct ssd *ssd, unsigned d)
+{
+	struct ssd_device *device = &ssd->devices[d];
+
+	if (d >= ssd->io->device_count)
+		return -ENODEV;
+	device->errors = 0;
+	if (!device->fenced)
+		return 0;
+	/* Those that hold records stay lost until the owner has dropped these. A segment takes its
+	 * first payload after its new opening alone, so what lies there is not found again. */
+	device->fenced = false;
+	ssd->segments_healthy += device->segments;
+	for (uint32_t i = 0; i < ssd->segment_count; i++)
+		if (ssd->segments[i].device == d && ssd->segments[i].state == SEGMENT_FREE)
+			ssd_free_push(ssd, &ssd->segments[i]);
+	ssd_quotas_set(ssd);
+	return 0;
+}
