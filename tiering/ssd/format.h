@@ -45,7 +45,8 @@ struct ssd_device_head {
 };
 _Static_assert(sizeof(struct ssd_device_head) == 72, "format");
 
-/* The last bytes of a table's last unit. The opening of a segment is table 0: one unit, no entry. */
+/* The last bytes of a table's last unit. The opening of a segment is table 0: one unit, no entry.
+ */
 struct ssd_table_head {
 	uint64_t magic;
 	struct ssd_set_id set;

@@ -341,6 +341,41 @@ int ssd_move(struct ssd_log *log, uint32_t from, uint32_t units, struct ssd_put 
 	return 0;
 }
 
+/* The entry of a record that is in no table yet, or NULL. A segment's entries follow each other. */
+static struct ssd_entry *entry_find(struct ssd_segment *segment, uint32_t unit)
+{
+	struct ssd_log *log = segment->log;
+	uint64_t low = segment->entries_end - segment->unwritten, high = segment->entries_end;
+
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+		struct ssd_entry *entry = ssd_entry_at(log, middle);
+
+		if (entry->first == unit)
+			return entry;
+		if (entry->first < unit)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return NULL;
+}
+
+void ssd_tell_dead(struct ssd *ssd, struct ssd_segment *segment, uint32_t unit)
+{
+	while (segment && ssd->has_ledger) {
+		struct ssd_entry *entry = entry_find(segment, unit);
+
+		ssd->ledger.dead(ssd->ledger.arg, segment->sequence, unit);
+		segment = NULL;
+		if (entry && entry->from_dead) {
+			entry->from_dead = false;
+			segment = &ssd->segments[entry->from];
+			unit = entry->from_unit;
+		}
+	}
+}
+
 void ssd_drop(struct ssd_log *log, uint32_t at, uint32_t units)
 {
 	struct ssd *ssd = log->ssd;
@@ -353,8 +388,8 @@ void ssd_drop(struct ssd_log *log, uint32_t at, uint32_t units)
 	if (moved && moved->from == ssd_segment_index(ssd, segment) &&
 		moved->from_unit == at % ssd->segment_units)
 		moved->from_dead = true;
-	else if (ssd->has_ledger)
-		ssd->ledger.dead(ssd->ledger.arg, segment->sequence, at % ssd->segment_units);
+	else
+		ssd_tell_dead(ssd, segment, at % ssd->segment_units);
 	/* It is reused when what was moved away is durable; nobody else may ask for that. */
 	if (segment->live == 0 && segment->moves && segment->reclaiming)
 		ssd_table_want(log, log->put_count);

@@ -115,7 +115,7 @@ static int found_add(struct ssd_recovery *recovery, const struct ssd_found *foun
 
 /* -------------------------------------------------------------------------------- segments */
 
-/* Units [begin, end) of a segment, which are at most those of one table. NULL: they cannot be read. */
+/* Units [begin, end) of a segment, at most those of one table. NULL: they cannot be read. */
 static const uint8_t *window_read(
 	struct ssd *ssd, struct ssd_segment *segment, uint32_t begin, uint32_t end)
 {

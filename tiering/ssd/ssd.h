@@ -71,9 +71,10 @@ struct ssd_options {
 };
 
 /*
- * Reads the devices' headers, or stamps new devices (blocks). @why says the cause and the fix in one
- * line. Return: 0; -EINVAL (a device is too small), -EMEDIUMTYPE (a header of an unknown version:
- * nothing is touched), -EXDEV (devices that do not belong together, or one is missing), -EIO, -ENOMEM.
+ * Reads the devices' headers, or stamps new devices (blocks). @why says cause and fix in one line.
+ * Return: 0; -EINVAL (a device is too small), -EMEDIUMTYPE (a header of an unknown version:
+ * nothing is touched), -EXDEV (devices that do not belong together, or one is missing), -EIO,
+ * -ENOMEM.
  */
 int ssd_create(const struct ssd_options *options, struct ssd **out, char *why, size_t why_bytes);
 
@@ -105,8 +106,7 @@ uint64_t ssd_bytes_for(uint64_t live_bytes);
 struct ssd_found {
 	struct ssd_log *log;
 	uint32_t at, units;
-	uint64_t
-		sequence; /* of its segment: of two records with one label the higher one is newer */
+	uint64_t sequence; /* of its segment: of two records with one label the higher is newer */
 	const void *label;
 	uint32_t label_bytes;
 };
@@ -160,7 +160,8 @@ struct ssd_get {
 	uint32_t at;	      /* first unit wanted: of a record, or inside it */
 	uint32_t piece_count; /* 1 to SSD_GET_PIECES_MAX; each as those of a put */
 	const struct iovec *pieces;
-	/* On the I/O thread once the bytes are there; may be NULL. Return: 0, or negative for @done. */
+	/* On the I/O thread once the bytes are there; may be NULL. Return: 0, or negative for
+	 * @done. */
 	int (*check)(struct ssd_get *get);
 	void (*done)(struct ssd_get *get, int status);
 	/* The log's own. */
@@ -180,7 +181,7 @@ void ssd_kick(struct ssd *ssd);
 
 /*
  * Everything put before the call (done or under way) is durable, or is told why not: -EIO where
- * records that were put cannot be made durable. A put that failed itself was told by its own done().
+ * records that were put cannot be made durable. A put that failed was told by its own done().
  */
 struct ssd_sync {
 	void (*done)(struct ssd_sync *sync, int status);

@@ -111,13 +111,17 @@ struct ssd_mover {
 	bool busy;
 };
 
+/* Payloads are flushed, the table is written, and flushed in its turn. Openings begin at WRITES. */
+enum ssd_writer_stage { WRITER_SETTLES, WRITER_WRITES, WRITER_FLUSHES };
+
 /* What is written for a log beside records: an opening, or a table. */
 struct ssd_writer {
 	struct ssd_transfer transfer; /* first */
 	uint8_t *buffer;
 	struct ssd_segment *segment; /* NULL: idle */
 	uint64_t upto;		     /* tables: entries up to here are in it */
-	uint32_t units;
+	uint32_t unit, units;	     /* where it is written */
+	enum ssd_writer_stage stage;
 	unsigned tries;
 };
 
@@ -280,6 +284,9 @@ bool ssd_entry_room(const struct ssd_log *log, uint32_t label_bytes);
 uint64_t ssd_entry_add(struct ssd_log *log, struct ssd_put *put);
 /* All its parts have come back. Tells the put. */
 void ssd_entry_complete(struct ssd_log *log, uint64_t number);
+
+/* The record is dead for good: the ledger is told, of its older copies too. */
+void ssd_tell_dead(struct ssd *ssd, struct ssd_segment *segment, uint32_t unit);
 
 void ssd_gather_send(struct ssd_log *log);
 void ssd_get_gather_send(struct ssd *ssd);

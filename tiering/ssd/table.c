@@ -9,24 +9,25 @@
 #include "base/log.h"
 #include "tiering/ssd/ssd_priv.h"
 
-/* A flush that fails may have lost what was written before it: then both are done again. */
-static void writer_send(struct ssd_writer *writer, struct ssd_log *log, uint32_t unit)
+static void writer_send(struct ssd_writer *writer)
 {
 	struct ssd_transfer *transfer = &writer->transfer;
 	uint64_t bytes = (uint64_t)writer->units * SSD_UNIT_BYTES;
 
-	transfer->log = log;
+	writer->stage = WRITER_WRITES;
 	transfer->segment = writer->segment;
 	transfer->request.op = SSD_OP_WRITE;
-	transfer->request.offset = ssd_segment_offset(log->ssd, writer->segment, unit);
+	transfer->request.offset = ssd_segment_offset(transfer->ssd, writer->segment, writer->unit);
 	transfer->request.bytes = bytes;
 	transfer->request.piece_count = 1;
 	transfer->request.pieces[0] = (struct iovec){writer->buffer, bytes};
 	ssd_send(transfer);
 }
 
-static void writer_flush(struct ssd_writer *writer)
+static void writer_flush(struct ssd_writer *writer, enum ssd_writer_stage stage)
 {
+	writer->stage = stage;
+	writer->transfer.segment = writer->segment;
 	writer->transfer.request.op = SSD_OP_FLUSH;
 	writer->transfer.request.offset = writer->transfer.request.bytes = 0;
 	writer->transfer.request.piece_count = 0;
@@ -80,11 +81,11 @@ static void opening_finish(struct ssd_transfer *transfer, int status)
 		if (segment->lost || ++writer->tries >= SSD_TRIES_MAX)
 			opening_failed(log, segment);
 		else
-			writer_send(writer, log, ssd->segment_units - 1);
+			writer_send(writer);
 		return;
 	}
-	if (transfer->request.op == SSD_OP_WRITE) {
-		writer_flush(writer);
+	if (writer->stage == WRITER_WRITES) {
+		writer_flush(writer, WRITER_FLUSHES);
 		return;
 	}
 	writer->segment = NULL;
@@ -103,11 +104,13 @@ void ssd_opening_begin(struct ssd_log *log, struct ssd_segment *segment)
 	SKEP_CHECK(!writer->segment && segment->state == SEGMENT_OPENING);
 	SKEP_CHECK(list_empty(&log->waiting));
 	writer->segment = segment;
+	writer->unit = log->ssd->segment_units - 1;
 	writer->units = 1;
 	writer->tries = 0;
+	writer->transfer.log = log;
 	writer->transfer.finish = opening_finish;
 	writer_seal(writer, log, 0, 0);
-	writer_send(writer, log, log->ssd->segment_units - 1);
+	writer_send(writer);
 }
 
 /* ---------------------------------------------------------------------------------- tables */
@@ -159,8 +162,8 @@ static void retire(struct ssd_log *log, uint64_t upto, int status)
 		if (entry->from != SSD_NONE) {
 			struct ssd_segment *from = &ssd->segments[entry->from];
 
-			if (entry->from_dead && !status && ssd->has_ledger)
-				ssd->ledger.dead(ssd->ledger.arg, from->sequence, entry->from_unit);
+			if (entry->from_dead && !status)
+				ssd_tell_dead(ssd, from, entry->from_unit);
 			from->moves--;
 			ssd_segment_check(ssd, from);
 		}
@@ -199,12 +202,16 @@ static void table_finish(struct ssd_transfer *transfer, int status)
 
 	if (segment->lost)
 		status = -EIO;
+	/* A flush that fails may have lost what was written before it: all is done again. */
 	if (status && !segment->lost && ++writer->tries < SSD_TRIES_MAX) {
-		writer_send(writer, log, segment->table_begin);
+		writer_flush(writer, WRITER_SETTLES);
 		return;
 	}
-	if (status == 0 && transfer->request.op == SSD_OP_WRITE) {
-		writer_flush(writer);
+	if (status == 0 && writer->stage != WRITER_FLUSHES) {
+		if (writer->stage == WRITER_SETTLES)
+			writer_send(writer);
+		else
+			writer_flush(writer, WRITER_FLUSHES);
 		return;
 	}
 	writer->segment = NULL;
@@ -277,11 +284,15 @@ static bool table_begin(struct ssd_log *log, struct ssd_segment *segment)
 	segment->table_begin -= units;
 	writer->segment = segment;
 	writer->upto = content.upto;
+	writer->unit = segment->table_begin;
 	writer->units = units;
 	writer->tries = 0;
+	writer->transfer.log = log;
 	writer->transfer.finish = table_finish;
 	writer_seal(writer, log, content.count, content.bytes);
-	writer_send(writer, log, segment->table_begin);
+	/* The payloads first: a table that is found after a power cut speaks for bytes that are
+	 * there, or a moved record could lose to its own newer copy. */
+	writer_flush(writer, WRITER_SETTLES);
 	return true;
 }
 

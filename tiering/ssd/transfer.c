@@ -34,7 +34,10 @@ static void transfer_done(struct ssd_request *request, int status)
 		if (++device->errors >= ssd->errors_max && !device->fenced)
 			ssd_fence(ssd, request->device);
 	}
+	/* An owner that kicks from inside a done() is served when that has come back. */
+	ssd->settling = true;
 	transfer_end(transfer, status < 0 ? status : status ? -EIO : 0);
+	ssd->settling = false;
 	ssd_settle(ssd);
 }
 

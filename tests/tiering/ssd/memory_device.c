@@ -29,6 +29,7 @@ struct memory_devices {
 	struct device devices[SSD_DEVICES_MAX];
 	struct ssd_request *waiting[WAITING_MAX];
 	unsigned depth;
+	bool off;
 	uint64_t random;
 	struct memory_counts counts;
 };
@@ -148,6 +149,8 @@ static int transfer(struct memory_devices *devices, struct ssd_request *request)
 	uint64_t units = request->bytes / SSD_UNIT_BYTES, begin = 0, end = units, sum = 0;
 	uint64_t offset = request->offset;
 
+	if (devices->off)
+		return -EIO;
 	if (request->op == SSD_OP_FLUSH) {
 		devices->counts.flushes++;
 		if (fault == MEMORY_FAULT_ERROR || fault == MEMORY_FAULT_PARTIAL)
@@ -319,6 +322,12 @@ void memory_devices_faults_end(struct memory_devices *devices)
 		memset(devices->devices[d].faults, 0, sizeof(devices->devices[d].faults));
 }
 
+void memory_devices_power_on(struct memory_devices *devices)
+{
+	REQUIRE(devices->off && devices->counts.waiting == 0);
+	devices->off = false;
+}
+
 /* A unit of the cache is new, old, or (rarely) half of each. */
 static void unit_cut(struct memory_devices *devices, struct device *device, struct before *before)
 {
@@ -344,8 +353,9 @@ static void unit_cut(struct memory_devices *devices, struct device *device, stru
 
 void memory_devices_power_cut(struct memory_devices *devices)
 {
-	while (devices->counts.waiting) {
-		struct ssd_request *request = devices->waiting[--devices->counts.waiting];
+	devices->off = true;
+	for (unsigned i = 0; i < devices->counts.waiting; i++) {
+		struct ssd_request *request = devices->waiting[i];
 
 		if (request->op == SSD_OP_WRITE && pick(devices, 2))
 			transfer_units(devices, request, request->offset, 0,

@@ -53,11 +53,12 @@ void memory_devices_fault(struct memory_devices *devices, unsigned device, enum 
 void memory_devices_faults_end(struct memory_devices *devices);
 
 /*
- * The power goes: requests that wait are forgotten (their done() never comes; writes among them may
- * have been done in part), and of what was not flushed each unit may be old or new. The owner of
- * the requests frees its memory only after this call.
+ * The power goes: of the writes that wait some were done, and of what was not flushed each unit may
+ * be old or new, or half of each. Until the power is back all requests fail with -EIO and do
+ * nothing, so that the code under test can be run dry and taken down.
  */
 void memory_devices_power_cut(struct memory_devices *devices);
+void memory_devices_power_on(struct memory_devices *devices);
 
 /* As it lies now, past faults and cuts: for tests that look or damage. */
 void memory_devices_peek(
