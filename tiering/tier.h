@@ -12,14 +12,15 @@
 struct tier_owner {
 	void *arg;
 	/*
-	 * Space is wanted back: for every live record of [at, at + units) the owner calls ssd_drop()
-	 * or begins ssd_move(), now or later. Asked again while records stay that nobody moves.
+	 * Space is wanted back: for every live record of [at, at + units) the owner calls
+	 * ssd_drop() or begins ssd_move(), now or later. Asked again while records stay that nobody
+	 * moves. May be NULL: then nothing is reclaimed but what was dropped.
 	 */
 	void (*reclaim)(void *arg, uint32_t at, uint32_t units);
-	/* The bytes of every record in [at, at + units) are lost (their device was fenced): the owner
-	 * forgets them; it still calls ssd_drop() for each. */
+	/* The bytes of every record in [at, at + units) are lost (their device was fenced): the
+	 * owner forgets them; it still calls ssd_drop() for each. */
 	void (*lost)(void *arg, uint32_t at, uint32_t units);
-	/* What was refused with -EAGAIN or -ENOSPC may succeed now. */
+	/* What was refused with -EAGAIN, -ENOSPC or -EROFS may succeed now. */
 	void (*room)(void *arg);
 };
 

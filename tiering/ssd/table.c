@@ -136,11 +136,22 @@ void ssd_syncs_finish(struct ssd_log *log)
 	}
 }
 
+/* Records that are in no table and never will be, until the owner has moved or dropped them. */
+static bool holds_undurable(const struct ssd_log *log)
+{
+	const struct ssd *ssd = log->ssd;
+
+	for (uint32_t i = 0; i < ssd->segment_count && log->broken; i++)
+		if (ssd->segments[i].log == log && ssd->segments[i].broken && ssd->segments[i].live)
+			return true;
+	return false;
+}
+
 void ssd_sync(struct ssd_log *log, struct ssd_sync *sync)
 {
 	SKEP_CHECK(log->ssd->ready);
 	sync->put_count = log->put_count;
-	sync->status = log->broken ? -EIO : 0;
+	sync->status = holds_undurable(log) ? -EIO : 0;
 	list_append(&log->syncs, &sync->link);
 	ssd_table_want(log, log->put_count);
 }

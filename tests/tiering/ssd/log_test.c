@@ -446,12 +446,312 @@ static void reclaim_keeps_what_lives(void)
 	end();
 }
 
+/* Many tables a segment, some of several units, each as full as the payloads let it be. */
+static void tables_and_payloads_share_a_segment(void)
+{
+	static uint8_t label[SSD_LABEL_MAX + 1];
+	unsigned records = 0;
+
+	begin(1, 33 * MIB);
+	for (unsigned i = 0; i < 900; i++) {
+		struct record *record = record_make(1 + i % 3, 8);
+		int status;
+
+		memcpy(label, record->label, 8);
+		record->put.label = label;
+		record->put.label_bytes = i % 5 ? 8 + i % 3000 : SSD_LABEL_MAX;
+		while ((status = record_put(record)) == -EAGAIN)
+			settle();
+		REQUIRE_EQ(status, 0);
+		records++;
+		if (i % 37 == 0)
+			REQUIRE_EQ(sync_all(), 0);
+	}
+	REQUIRE_EQ(sync_all(), 0);
+	REQUIRE_EQ(check_all(), records);
+	REQUIRE_EQ(restart(true), records);
+	REQUIRE_EQ(check_all(), records);
+	end();
+}
+
+static void limits_are_told(void)
+{
+	static uint8_t label[SSD_LABEL_MAX + 1];
+	struct record *record;
+
+	begin(1, 32 * MIB);
+	record = record_make(1, 8);
+	record->put.label = label;
+	record->put.label_bytes = SSD_LABEL_MAX + 1;
+	REQUIRE_EQ(record_put(record), -E2BIG);
+	/* A segment of 256 units, less its opening and the table that the record needs. */
+	REQUIRE_EQ(record_put(record_make(256, 8)), -EFBIG);
+	REQUIRE_EQ(record_put(record_make(253, 8)), -EFBIG);
+	REQUIRE_EQ(record_put(record_make(252, 8)), 0);
+	end();
+}
+
+static void too_much_under_way_is_refused_until_room(void)
+{
+	unsigned taken = 0;
+
+	devices_make(1, 129 * MIB);
+	REQUIRE_EQ(open_status(129 * MIB), 0);
+	REQUIRE_EQ(recover(true), 0);
+	for (;; taken++) {
+		int status = record_put(record_make(64, 8));
+
+		if (status) {
+			REQUIRE_EQ(status, -EAGAIN);
+			break;
+		}
+	}
+	REQUIRE(taken >= 3 && world.rooms == 0);
+	settle();
+	REQUIRE(world.rooms > 0);
+	REQUIRE_EQ(record_put(record_make(64, 8)), 0);
+	settle();
+	REQUIRE_EQ(check_all(), taken + 1);
+	end();
+}
+
+/* Nobody drops anything: puts end before moves do, and go on when something was dropped. */
+static void a_full_log_refuses_until_room(void)
+{
+	struct ssd_log_status status;
+	int put;
+
+	begin(1, 17 * MIB);
+	world.owner.reclaim = NULL;
+	ssd_destroy(world.ssd);
+	world.owner = (struct tier_owner){.arg = &world, .room = owner_room};
+	REQUIRE_EQ(open_status(17 * MIB), 0);
+	REQUIRE_EQ(recover(true), 0);
+	while ((put = record_put(record_make(50, 8))) == 0 || put == -EAGAIN)
+		settle();
+	REQUIRE_EQ(put, -ENOSPC);
+	REQUIRE_EQ(sync_all(), 0);
+	ssd_log_status_get(world.log, &status);
+	REQUIRE_EQ(status.segments_free, 2);
+	REQUIRE(status.live_bytes > status.live_max);
+	REQUIRE_EQ(record_move(&world.records[0]), 0);
+	settle();
+	REQUIRE_EQ(world.records[0].put_status, 0);
+	world.rooms = 0;
+	for (uint32_t i = 0; i < 20; i++)
+		if (world.records[i].live) {
+			world.records[i].live = false;
+			ssd_drop(world.log, world.records[i].at, 50);
+		}
+	REQUIRE_EQ(sync_all(), 0);
+	REQUIRE(world.rooms > 0);
+	REQUIRE_EQ(record_put(record_make(50, 8)), 0);
+	end();
+}
+
+static void what_was_moved_is_durable_before_its_old_place_is_free(void)
+{
+	struct ssd_status before, after;
+	uint32_t old;
+
+	begin(1, 17 * MIB);
+	put_many(20, 20); /* the first twelve fill the first segment */
+	REQUIRE_EQ(sync_all(), 0);
+	ssd_status_get(world.ssd, &before);
+	old = world.records[0].at / 256;
+	REQUIRE_EQ(record_move(&world.records[0]), 0);
+	settle();
+	REQUIRE(world.records[0].at / 256 != old);
+	for (uint32_t i = 1; i < 20; i++)
+		if (world.records[i].at / 256 == old) {
+			world.records[i].live = false;
+			ssd_drop(world.log, world.records[i].at, 20);
+		}
+	settle();
+	ssd_status_get(world.ssd, &after);
+	REQUIRE_EQ(after.segments_free, before.segments_free);
+	REQUIRE_EQ(sync_all(), 0);
+	ssd_status_get(world.ssd, &after);
+	REQUIRE_EQ(after.segments_free, before.segments_free + 1);
+	end();
+}
+
+static void a_log_has_its_own_and_no_more(void)
+{
+	struct ssd_options options;
+	struct ssd_log *logs[3];
+	struct ssd_log_status status;
+	char why[256];
+
+	devices_make(1, 25 * MIB);
+	options =
+		(struct ssd_options){.io = memory_devices_io(world.devices), .segment_bytes = MIB};
+	world.owner = (struct tier_owner){.arg = &world, .room = owner_room};
+	REQUIRE_EQ(ssd_create(&options, &world.ssd, why, sizeof(why)), 0);
+	REQUIRE_EQ(ssd_log_open(world.ssd, "one", 12 * MIB, &world.owner, &logs[0]), 0);
+	REQUIRE_EQ(ssd_log_open(world.ssd, "one", 8 * MIB, &world.owner, &logs[1]), -EEXIST);
+	REQUIRE_EQ(ssd_log_open(world.ssd, "two", 14 * MIB, &world.owner, &logs[1]), -ENOSPC);
+	REQUIRE_EQ(ssd_log_open(world.ssd, "two", 13 * MIB, &world.owner, &logs[1]), 0);
+	REQUIRE_EQ(ssd_log_open(world.ssd, "three", 0, &world.owner, &logs[2]), -ENOSPC);
+	REQUIRE_EQ(recover(true), 0);
+	world.log = logs[0];
+	for (int put = 0; put != -ENOSPC; settle())
+		put = record_put(record_make(100, 8));
+	ssd_log_status_get(logs[1], &status);
+	REQUIRE_EQ(status.segments_free, 12);
+	REQUIRE_EQ(status.segments_max, 12);
+	world.log = logs[1];
+	REQUIRE_EQ(record_put(record_make(100, 8)), 0);
+	REQUIRE_EQ(sync_all(), 0);
+	/* The first log is not opened any more: what it had is free. */
+	ssd_destroy(world.ssd);
+	REQUIRE_EQ(ssd_create(&options, &world.ssd, why, sizeof(why)), 0);
+	REQUIRE_EQ(ssd_log_open(world.ssd, "two", 25 * MIB, &world.owner, &world.log), 0);
+	for (uint32_t i = 0; i < world.record_count; i++)
+		world.records[i].live = false;
+	REQUIRE_EQ(recover(true), 1);
+	ssd_log_status_get(world.log, &status);
+	REQUIRE_EQ(status.segments_free, 23);
+	REQUIRE_EQ(check_all(), 1);
+	end();
+}
+
+static void failing_devices_are_fenced(void)
+{
+	struct ssd_status status;
+	uint32_t live;
+
+	begin(2, 17 * MIB);
+	put_many(60, 40);
+	live = check_all();
+	REQUIRE_EQ(live, 60);
+	for (unsigned op = 0; op < 3; op++)
+		memory_devices_fault(world.devices, 0, op, MEMORY_FAULT_ERROR, 1000000);
+	for (uint32_t i = 0; i < 60; i++)
+		if (world.records[i].live && record_get(&world.records[i]) == 0)
+			settle();
+	REQUIRE(ssd_device_fenced(world.ssd, 0) && !ssd_device_fenced(world.ssd, 1));
+	REQUIRE(world.losts > 0);
+	live = check_all();
+	REQUIRE(live > 0 && live < 60);
+	put_many(20, 40);
+	REQUIRE(check_all() >= live);
+	ssd_status_get(world.ssd, &status);
+	REQUIRE_EQ(status.devices_fenced, 1);
+	for (unsigned op = 0; op < 3; op++)
+		memory_devices_fault(world.devices, 1, op, MEMORY_FAULT_ERROR, 1000000);
+	for (unsigned i = 0; i < 20 && !ssd_device_fenced(world.ssd, 1); i++) {
+		struct record *record = record_make(1, 8);
+
+		if (record_put(record))
+			continue;
+		settle();
+		REQUIRE(record->put_status == -EIO && !record->live);
+	}
+	REQUIRE_EQ(record_put(record_make(1, 8)), -EROFS);
+	REQUIRE_EQ(check_all(), 0);
+	memory_devices_faults_end(world.devices);
+	REQUIRE_EQ(ssd_device_unfence(world.ssd, 0), 0);
+	REQUIRE_EQ(ssd_device_unfence(world.ssd, 1), 0);
+	REQUIRE_EQ(ssd_device_unfence(world.ssd, 2), -ENODEV);
+	ssd_status_get(world.ssd, &status);
+	REQUIRE_EQ(status.segments_free, status.segments);
+	put_many(10, 40);
+	REQUIRE_EQ(check_all(), 10);
+	end();
+}
+
+static void a_table_that_cannot_be_written_is_told(void)
+{
+	begin(1, 17 * MIB);
+	world.moves = true;
+	put_many(5, 4);
+	memory_devices_fault(world.devices, 0, SSD_OP_FLUSH, MEMORY_FAULT_ERROR, 1000000);
+	REQUIRE_EQ(sync_all(), -EIO);
+	memory_devices_faults_end(world.devices);
+	/* The records can be read, and are asked for so that they go where they are safe. */
+	ssd_tick(world.ssd, world.now += NS_PER_S);
+	settle();
+	REQUIRE_EQ(check_all(), 5);
+	REQUIRE(world.reclaims > 0);
+	REQUIRE_EQ(sync_all(), 0);
+	REQUIRE_EQ(restart(true), 5);
+	REQUIRE_EQ(check_all(), 5);
+	end();
+}
+
+static void a_foreign_set_is_not_touched(void)
+{
+	uint8_t unit[UNIT], before[UNIT];
+	uint32_t version = 2;
+
+	begin(2, 17 * MIB);
+	ssd_destroy(world.ssd);
+	memory_devices_peek(world.devices, 0, 0, before, UNIT);
+	memcpy(unit, before, UNIT);
+	memcpy(unit + 8, &version, 4);
+	memory_devices_poke(world.devices, 0, 0, unit, UNIT);
+	REQUIRE_EQ(open_status(34 * MIB), -EMEDIUMTYPE);
+	memory_devices_peek(world.devices, 0, 0, before, UNIT);
+	REQUIRE(memcmp(unit, before, UNIT) == 0);
+	memcpy(unit + 8, &(uint32_t){1}, 4);
+	unit[40] ^= 1;
+	memory_devices_poke(world.devices, 0, 0, unit, UNIT);
+	REQUIRE_EQ(open_status(34 * MIB), -EIO);
+	memset(unit, 0, UNIT);
+	memory_devices_poke(world.devices, 0, 0, unit, UNIT);
+	REQUIRE_EQ(open_status(34 * MIB), -EXDEV);
+	memory_devices_poke(world.devices, 1, 0, unit, UNIT);
+	REQUIRE_EQ(open_status(34 * MIB), 0);
+	REQUIRE_EQ(recover(true), 0);
+	end();
+}
+
+static void no_memory_leaks_nothing(void)
+{
+	devices_make(1, 17 * MIB);
+	for (unsigned nth = 1;; nth++) {
+		const struct ssd_found *found;
+		int64_t count = -ENOMEM;
+		int status;
+
+		memory_fail_after(nth, 0);
+		status = open_status(17 * MIB);
+		if (status == 0) {
+			count = ssd_recover(world.ssd, &found);
+			if (count < 0)
+				ssd_destroy(world.ssd);
+		}
+		memory_fail_after(0, 0);
+		REQUIRE(status == 0 || status == -ENOMEM);
+		REQUIRE(count >= 0 || count == -ENOMEM);
+		if (count >= 0) {
+			REQUIRE(nth > 10);
+			ssd_recover_end(world.ssd);
+			put_many(3, 3);
+			REQUIRE_EQ(sync_all(), 0);
+			break;
+		}
+	}
+	end();
+}
+
 int main(void)
 {
 	log_set_level(LOG_LEVEL_ERROR);
 	bytes_come_back();
 	neighbours_travel_together();
 	a_long_record_is_cut();
+	tables_and_payloads_share_a_segment();
 	reclaim_keeps_what_lives();
+	limits_are_told();
+	too_much_under_way_is_refused_until_room();
+	a_full_log_refuses_until_room();
+	what_was_moved_is_durable_before_its_old_place_is_free();
+	a_log_has_its_own_and_no_more();
+	failing_devices_are_fenced();
+	a_table_that_cannot_be_written_is_told();
+	a_foreign_set_is_not_touched();
+	no_memory_leaks_nothing();
 	return 0;
 }

@@ -180,8 +180,9 @@ static int transfer(struct memory_devices *devices, struct ssd_request *request)
 	}
 	if (fault == MEMORY_FAULT_LOST && request->op == SSD_OP_WRITE)
 		end = 0;
+	/* The first unit is spared: without its header a set cannot be opened at all. */
 	if (fault == MEMORY_FAULT_MISDIRECTED && request->op == SSD_OP_WRITE)
-		offset = pick(devices, (uint32_t)(device->unit_count - units)) *
+		offset = (1 + pick(devices, (uint32_t)(device->unit_count - units))) *
 			 (uint64_t)SSD_UNIT_BYTES;
 	transfer_units(devices, request, offset, begin, end);
 	if (fault == MEMORY_FAULT_FLIPPED)

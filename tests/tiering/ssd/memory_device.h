@@ -24,7 +24,7 @@ enum memory_fault {
 	MEMORY_FAULT_PARTIAL,	  /* some units are moved; -EIO */
 	MEMORY_FAULT_LOST,	  /* a write does nothing and says 0 */
 	MEMORY_FAULT_TORN,	  /* a write does some of its units and says 0 */
-	MEMORY_FAULT_MISDIRECTED, /* a write goes elsewhere on the device and says 0 */
+	MEMORY_FAULT_MISDIRECTED, /* a write goes elsewhere, never to unit 0, and says 0 */
 	MEMORY_FAULT_FLIPPED,	  /* a write or a read has one bit turned over and says 0 */
 	MEMORY_FAULT_COUNT,
 };
