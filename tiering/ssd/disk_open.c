@@ -10,13 +10,18 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "tiering/ssd/disk_priv.h"
+
+/* How long the lock of a daemon that was just killed is waited for. */
+#define LOCK_WAIT_NS NS_PER_S
 
 #define MIB(bytes) ((unsigned long long)((bytes) >> 20))
 
@@ -94,6 +99,7 @@ static int disk_claim(struct disk *disk, const char *path, const struct disk_why
 {
 	struct statfs system;
 	struct stat file;
+	uint64_t until_ns;
 
 	if (fstat(disk->fd, &file) || fstatfs(disk->fd, &system))
 		return disk_refuse(why, -errno, "%s: %s", path, status_text(-errno));
@@ -103,13 +109,24 @@ static int disk_claim(struct disk *disk, const char *path, const struct disk_why
 	if (!disk->block && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC))
 		return disk_refuse(why, -EINVAL,
 			"%s: lies in memory (tmpfs), not on a disk: give a path on a disk", path);
-	if (!flock(disk->fd, LOCK_EX | LOCK_NB))
-		return 0;
-	if (errno == EWOULDBLOCK)
+	/*
+	 * The ring of a daemon that was killed a moment ago holds its files, and so the lock, until
+	 * its last transfer has ended: what it still writes must not land on what we write.
+	 */
+	until_ns = clock_ns() + LOCK_WAIT_NS;
+	while (flock(disk->fd, LOCK_EX | LOCK_NB)) {
+		if (errno == EWOULDBLOCK && clock_ns() < until_ns) {
+			nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+			continue;
+		}
+		if (errno != EWOULDBLOCK)
+			return disk_refuse(
+				why, -errno, "%s: cannot be locked: %s", path, status_text(-errno));
 		return disk_refuse(why, -EBUSY,
 			"%s: locked by another process: stop that daemon or give another path",
 			path);
-	return disk_refuse(why, -errno, "%s: cannot be locked: %s", path, status_text(-errno));
+	}
+	return 0;
 }
 
 /* --- size ------------------------------------------------------------------------------------- */

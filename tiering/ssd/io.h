@@ -49,9 +49,10 @@ struct ssd_io_ops {
 	/* Never blocks. 0: done() will come. -EAGAIN: too many are under way; nothing was taken. */
 	int (*submit)(struct ssd_io *io, struct ssd_request *request);
 	/* Blocking forms for starting up, before the first submit. 0 or a negative errno. */
-	int (*read_now)(struct ssd_io *io, unsigned device, uint64_t offset, void *to, uint64_t bytes);
-	int (*write_now)(
-		struct ssd_io *io, unsigned device, uint64_t offset, const void *from, uint64_t bytes);
+	int (*read_now)(
+		struct ssd_io *io, unsigned device, uint64_t offset, void *to, uint64_t bytes);
+	int (*write_now)(struct ssd_io *io, unsigned device, uint64_t offset, const void *from,
+		uint64_t bytes);
 	int (*flush_now)(struct ssd_io *io, unsigned device);
 };
 
