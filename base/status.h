@@ -40,7 +40,8 @@ enum {
 	X(DEADLINE, "deadline", "the answer did not come in time")                                 \
 	X(NOT_REMEMBERED, "not_remembered", "the block may have been held; its record is gone")    \
 	X(PINS, "pins", "the session has no free pin")                                             \
-	X(ABSENT, "absent", "the index does not hold the block; explain tells more")
+	X(ABSENT, "absent", "the index does not hold the block; explain tells more")               \
+	X(LOST, "lost", "the device that held the block failed")
 
 enum skep_reason {
 #define X(name, word, text) SKEP_REASON_##name,

@@ -26,6 +26,18 @@
 	X(blocks_given_up, "pending blocks whose writer gave up")                                  \
 	X(blocks_quarantined, "blocks removed for a wrong checksum")                               \
 	X(bytes_committed, "bytes committed")                                                      \
+	X(blocks_written, "blocks written to the ssd")                                             \
+	X(blocks_demoted, "blocks that left DRAM and stay on the ssd")                             \
+	X(blocks_promoted, "blocks loaded from the ssd into DRAM")                                 \
+	X(blocks_shed, "blocks evicted before they were written: no room and no time")             \
+	X(blocks_moved, "blocks moved on the ssd so that a segment could be reused")               \
+	X(blocks_recovered, "blocks found on the ssd at the start")                                \
+	X(blocks_lost, "blocks whose record was lost with a device")                               \
+	X(blocks_had_ssd, "blocks had in matches from the ssd")                                    \
+	X(loads, "runs asked to be loaded from the ssd")                                           \
+	X(loads_short, "loads that brought less than was asked")                                   \
+	X(ssd_write_errors, "records that could not be written to the ssd")                        \
+	X(ssd_read_errors, "blocks that could not be read from the ssd")                           \
 	X(evictions_withdrawn, "victims published again because a pin came in between")            \
 	X(slabs_emptied, "slabs emptied to change their frame size")                               \
 	X(waits, "waits for a pending block")                                                      \
@@ -60,7 +72,8 @@ enum node_counter {
 	X(reserve, "handling of a reservation, waiting excluded")                                  \
 	X(commit, "handling of a commit")                                                          \
 	X(frame_wait, "waiting of a reservation for a frame")                                      \
-	X(evict, "one batch of evictions")
+	X(evict, "one batch of evictions")                                                         \
+	X(load, "a load, from its request to its answer")
 
 enum realm_latency {
 #define X(name, help) REALM_LATENCY_##name,

@@ -28,9 +28,24 @@ enum {
 
 /* ------------------------------------------------------------------------------- the lists */
 
+/* The list a block stands on: to be written; of its main frame's size; on the ssd alone. */
 static struct lru_list *list_of(struct realm *realm, uint32_t slot)
 {
-	return &realm->lru[realm->index.slots[slot].lru];
+	const struct slot *own = &realm->index.slots[slot];
+
+	if (own->flags & SLOT_DIRTY)
+		return &realm->ssd.dirty;
+	return own->flags & SLOT_IN_DRAM ? &realm->lru[own->lru] : &realm->ssd.lru;
+}
+
+/* May the block stand on the list that it is evicted from? Not before it is written. */
+static bool evictable(const struct realm *realm, uint32_t slot)
+{
+	const struct index_entry *entry = &realm->index.entries[slot];
+
+	if (realm->index.slots[slot].flags & (SLOT_LOADING | SLOT_DIRTY | SLOT_VICTIM))
+		return false;
+	return slot_on_ssd(realm, slot) || !ssd_keeps(realm, LOAD(entry->space));
 }
 
 /* Links @slot on the hot side of @below (NONE32: at the cold end). */
@@ -76,38 +91,83 @@ void lru_remove(struct realm *realm, uint32_t slot)
 
 void lru_touch(struct realm *realm, uint32_t slot)
 {
-	lru_remove(realm, slot);
 	realm->index.slots[slot].stamp_ns = realm->keeper->now_ns;
+	if (!evictable(realm, slot))
+		return;
+	lru_remove(realm, slot);
 	lru_link(realm, slot, list_of(realm, slot)->hot);
+}
+
+void lru_dirty(struct realm *realm, uint32_t slot)
+{
+	lru_remove(realm, slot);
+	realm->index.slots[slot].flags |= SLOT_DIRTY;
+	lru_link(realm, slot, realm->ssd.dirty.hot);
 }
 
 void lru_cool(struct realm *realm, uint32_t slot)
 {
 	struct lru_list *list = list_of(realm, slot);
 
+	if (!evictable(realm, slot))
+		return;
 	lru_remove(realm, slot);
 	if (list->cold != NONE32)
 		realm->index.slots[slot].stamp_ns = realm->index.slots[list->cold].stamp_ns;
 	lru_link(realm, slot, NONE32);
 }
 
-/* Links by stamp, looking from the cold end: there is its place but after a removal by force. */
-static void lru_link_ordered(struct realm *realm, uint32_t slot)
+/* Its place is near the cold end (a parent whose child left) or near the hot end (written just now,
+ * or out of DRAM); elsewhere only after a removal by force, and then the hot end does. */
+void lru_link_ordered(struct realm *realm, uint32_t slot)
 {
 	struct slot *slots = realm->index.slots;
 	struct lru_list *list = list_of(realm, slot);
+	uint64_t stamp_ns = slots[slot].stamp_ns;
 	uint32_t below = NONE32, at = list->cold;
+	unsigned steps = 0;
 
-	for (unsigned steps = 0; at != NONE32 && slots[at].stamp_ns < slots[slot].stamp_ns;
-		steps++) {
-		if (steps == ORDER_STEPS_MAX) {
-			below = list->hot;
-			break;
-		}
+	for (; at != NONE32 && slots[at].stamp_ns < stamp_ns && steps < ORDER_STEPS_MAX; steps++) {
 		below = at;
 		at = slots[at].lru_next;
 	}
+	if (steps == ORDER_STEPS_MAX) {
+		below = list->hot;
+		for (steps = 0; below != NONE32 && slots[below].stamp_ns > stamp_ns; steps++) {
+			if (steps == ORDER_STEPS_MAX) {
+				below = list->hot;
+				break;
+			}
+			below = slots[below].lru_prev;
+		}
+	}
 	lru_link(realm, slot, below);
+}
+
+void lru_leaf_check(struct realm *realm, uint32_t slot)
+{
+	const struct slot *own;
+
+	if (slot == NONE32)
+		return;
+	own = &realm->index.slots[slot];
+	if (index_state(realm, slot) == ENTRY_PRESENT && own->first_child == NONE32 &&
+		!own->dram_children && !(own->flags & SLOT_ON_LRU) && evictable(realm, slot))
+		lru_link_ordered(realm, slot);
+}
+
+/* A block without a record goes whole, so no child may be left on the ssd. */
+static bool child_stays(const struct realm *realm, uint32_t slot)
+{
+	const struct slot *slots = realm->index.slots;
+
+	if (!realm->ssd.log || slot_on_ssd(realm, slot))
+		return false;
+	for (uint32_t child = slots[slot].first_child; child != NONE32;
+		child = slots[child].next_sibling)
+		if (!(slots[child].flags & SLOT_VICTIM))
+			return true;
+	return false;
 }
 
 void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp_ns)
@@ -123,7 +183,9 @@ void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp
 	if (index_state(realm, parent) != ENTRY_PRESENT || own->flags & SLOT_ON_LRU)
 		return;
 	own->stamp_ns = MAX_OF(own->stamp_ns, child_stamp_ns);
-	if (!own->dram_children)
+	if (!(own->flags & SLOT_IN_DRAM))
+		lru_leaf_check(realm, parent);
+	else if (!own->dram_children && evictable(realm, parent))
 		lru_link_ordered(realm, parent);
 }
 
@@ -183,6 +245,28 @@ void pins_scan(struct realm *realm)
 	pins_scan_all(realm, false);
 }
 
+/* What is not written yet, or is on its way, and what loads need. */
+static void transfers_mark(struct realm *realm)
+{
+	struct slot *slots = realm->index.slots;
+
+	for (uint32_t slot = realm->ssd.dirty.cold; slot != NONE32; slot = slots[slot].lru_next)
+		stay_mark(realm, slot, true);
+	list_each (node, &realm->ssd.jobs_busy) {
+		const struct ssd_job *job = list_item(node, struct ssd_job, link);
+
+		if (!job->of_space)
+			stay_mark(realm, job->slot, true);
+	}
+	list_each (node, &realm->ssd.loads_live) {
+		const struct load *load = list_item(node, struct load, link);
+
+		for (uint32_t i = 0; i < load->started; i++)
+			if (slots[load->blocks[i].slot].holds)
+				stay_mark(realm, load->blocks[i].slot, true);
+	}
+}
+
 /*
  * Marks whatever an inner block may not be taken from under: pins of all kinds, blocks being put,
  * removed ones whose frames wait, the parent of the block that room is made for. What is not marked
@@ -208,6 +292,8 @@ static void chains_scan(struct realm *realm)
 		}
 	for (uint32_t slot = realm->removed.first; slot != NONE32; slot = slots[slot].lru_next)
 		stay_mark(realm, slot, true);
+	if (realm->ssd.log)
+		transfers_mark(realm);
 	if (realm->guarded_slot != NONE32)
 		stay_mark(realm, realm->guarded_slot, true);
 }
@@ -226,7 +312,7 @@ static uint32_t victim_pick(struct realm *realm, struct lru_list *list)
 	uint32_t slot;
 
 	while ((slot = list->cold) != NONE32 && left--) {
-		if (realm->index.slots[slot].dram_children)
+		if (realm->index.slots[slot].dram_children || child_stays(realm, slot))
 			lru_remove(realm, slot);
 		else if (pins_marked(realm, slot))
 			lru_touch(realm, slot);
@@ -243,6 +329,7 @@ static void victim_take(struct realm *realm, struct batch *batch, uint32_t slot)
 	struct slot *own = &realm->index.slots[slot];
 
 	SKEP_CHECK(index_state(realm, slot) == ENTRY_PRESENT && own->dram_children == 0);
+	SKEP_CHECK(own->flags & SLOT_IN_DRAM && !(own->flags & SLOT_LOADING));
 	SKEP_CHECK(batch->count < EVICT_BATCH_MAX);
 	lru_remove(realm, slot);
 	own->old_generation = LOAD(entry->frame_generation);
@@ -264,6 +351,8 @@ static void victim_restore(struct realm *realm, uint32_t slot)
 	if (parent != NONE32)
 		realm->index.slots[parent].dram_children++;
 	lru_touch(realm, slot);
+	if (own->flags & SLOT_DIRTY) /* it was to be shed */
+		lru_dirty(realm, slot);
 	realm->counters[REALM_COUNTER_evictions_withdrawn]++;
 }
 
@@ -271,13 +360,23 @@ static void victim_free(struct realm *realm, uint32_t slot)
 {
 	struct index_entry *entry = &realm->index.entries[slot];
 	struct slot *own = &realm->index.slots[slot];
+	uint32_t parent = index_parent(realm, slot);
 
 	put_frames_free(realm, slot);
 	own->old_generation = 0;
 	own->flags &= (uint8_t)~SLOT_IN_DRAM;
+	if (slot_on_ssd(realm, slot)) {
+		realm->counters[REALM_COUNTER_blocks_demoted]++;
+		lru_leaf_check(realm, slot);
+		return;
+	}
+	SKEP_CHECK(own->first_child == NONE32);
+	if (own->flags & SLOT_DIRTY)
+		ssd_settled(realm, slot);
 	gone_add(realm, LOAD(entry->id_low), SKEP_REASON_EVICTED);
 	index_name_hide(realm, slot);
 	index_slot_free(realm, slot);
+	lru_leaf_check(realm, parent);
 	realm->counters[REALM_COUNTER_blocks_evicted]++;
 }
 
@@ -464,29 +563,53 @@ static uint32_t leaf_below(const struct realm *realm, uint32_t slot)
 	return slot;
 }
 
-/* Evicts a block and all that is below it, leaves first; all of it must be present. Return: false:
- * a pin came in between, and what it holds stands again. */
+/* The next of a subtree, children before their parents. */
+static uint32_t subtree_next(const struct realm *realm, uint32_t at)
+{
+	uint32_t sibling = realm->index.slots[at].next_sibling;
+
+	return sibling != NONE32 ? leaf_below(realm, sibling) : index_parent(realm, at);
+}
+
+/* Takes a block and all that is below it out of DRAM, leaves first; all of it must be present.
+ * Return: false: a pin came in between, and what it holds stands again. */
 static bool subtree_evict(struct realm *realm, uint32_t top)
 {
 	const struct slot *slots = realm->index.slots;
 	struct batch batch;
-	uint32_t at;
+	bool whole = false;
 
-	do {
-		batch.count = 0;
-		for (at = leaf_below(realm, top); batch.count < EVICT_BATCH_MAX;) {
-			victim_take(realm, &batch, at);
-			if (at == top)
+	while (!whole) {
+		uint32_t at = leaf_below(realm, top);
+
+		/* Names that stay on the ssd are met again in the next batch, and passed over. */
+		for (batch.count = 0; batch.count < EVICT_BATCH_MAX; at = subtree_next(realm, at)) {
+			if (slots[at].flags & SLOT_IN_DRAM)
+				victim_take(realm, &batch, at);
+			if ((whole = at == top))
 				break;
-			if (slots[at].next_sibling != NONE32)
-				at = leaf_below(realm, slots[at].next_sibling);
-			else
-				at = index_parent(realm, at);
 		}
 		if (batch_finish(realm, &batch) != batch.count)
 			return false;
-	} while (batch.slots[batch.count - 1] != top);
+	}
 	return true;
+}
+
+/* Takes a block and all that is below it out of every tier. */
+static bool subtree_drop(struct realm *realm, uint32_t top)
+{
+	uint32_t at, next;
+
+	if (!subtree_evict(realm, top))
+		return false;
+	if (!realm->ssd.log)
+		return true; /* they went with their frames */
+	for (at = leaf_below(realm, top);; at = next) {
+		next = at == top ? NONE32 : subtree_next(realm, at);
+		ssd_leaf_drop(realm, at);
+		if (next == NONE32)
+			return true;
+	}
 }
 
 static void slab_owner_note(void *context, uint64_t offset, uint32_t owner)
@@ -516,7 +639,8 @@ static bool slab_steal(struct realm *realm, struct slab *slab, unsigned class, u
 		uint32_t owner = NONE32;
 
 		slab_each_in(slab, (uint32_t)index, slab_owner_note, &owner);
-		if (!subtree_evict(realm, owner))
+		if (slab == realm->index.records ? !subtree_drop(realm, owner)
+						 : !subtree_evict(realm, owner))
 			return false;
 	}
 	return true;
@@ -588,12 +712,43 @@ uint64_t evict_bytes(struct realm *realm, uint64_t bytes)
 unsigned evict_blocks(struct realm *realm, unsigned blocks)
 {
 	struct goal goal = {.lists = UINT64_MAX, .blocks = blocks};
+	unsigned dropped = 0;
 
-	while (goal.blocks && goal.lists && batch_run(realm, &goal))
-		;
-	return blocks - goal.blocks;
+	if (!realm->ssd.log) {
+		while (goal.blocks && goal.lists && batch_run(realm, &goal))
+			;
+		return blocks - goal.blocks;
+	}
+	/* What is on the ssd alone is colder than what is in DRAM; where there is none of it,
+	 * leaves of DRAM become so first. */
+	do {
+		dropped += ssd_leaves_drop(realm, blocks - dropped);
+		goal.blocks = blocks - dropped;
+	} while (goal.blocks && goal.lists && batch_run(realm, &goal));
+	return dropped;
 }
 
+bool evict_shed(struct realm *realm)
+{
+	const struct slot *slots = realm->index.slots;
+	struct batch batch = {.count = 0};
+	uint32_t slot;
+
+	pins_scan(realm);
+	for (slot = realm->ssd.dirty.cold; slot != NONE32; slot = slots[slot].lru_next)
+		if (slots[slot].first_child == NONE32 && !slots[slot].dram_children &&
+			!pins_marked(realm, slot))
+			break;
+	if (slot == NONE32)
+		return false;
+	victim_take(realm, &batch, slot);
+	if (!batch_finish(realm, &batch))
+		return false;
+	realm->counters[REALM_COUNTER_blocks_shed]++;
+	return true;
+}
+
+/* Empties slabs of records: their blocks leave every tier. */
 bool evict_for_record(struct realm *realm, unsigned class)
 {
 	return slab_steal(realm, realm->index.records, class, UINT64_MAX);

@@ -28,16 +28,16 @@ struct index_sizes {
 
 static void index_sizes_make(struct index_sizes *sizes, const struct realm_config *config)
 {
-	uint64_t slots = config->index_blocks ? config->index_blocks
-					      : MAX_OF(config->dram_bytes >> 15, 4096);
+	uint64_t bytes = config->dram_bytes + config->ssd_bytes;
+	uint64_t slots = config->index_blocks ? config->index_blocks : MAX_OF(bytes >> 15, 4096);
 
 	sizes->slots = (uint32_t)MIN_OF(slots, 1u << 30);
 	sizes->buckets_at = 4096;
 	sizes->entries_at = align_up(sizes->buckets_at + 8ull * sizes->slots, 4096);
 	sizes->parts_at = sizes->entries_at + 64ull * sizes->slots;
 	sizes->heap_at = align_up(sizes->parts_at + 32ull * sizes->slots, 4096);
-	sizes->heap_bytes = config->record_bytes ? config->record_bytes
-						 : config->dram_bytes / 16 + (64ull << 20);
+	sizes->heap_bytes =
+		config->record_bytes ? config->record_bytes : bytes / 16 + (64ull << 20);
 	sizes->heap_bytes = align_up(sizes->heap_bytes, RECORD_UNIT_BYTES);
 	/* Record offsets are 32-bit numbers of 8-byte steps. */
 	sizes->heap_bytes = MIN_OF(sizes->heap_bytes, 32ull << 30);
@@ -72,7 +72,7 @@ static int index_file_create(struct index *index, const char *name)
 	return 0;
 }
 
-static int index_arrays_create(struct index *index, uint32_t slots)
+static int index_arrays_create(struct index *index, uint32_t slots, bool ssd)
 {
 	struct slab_options records = {.space_bytes = index->head->heap_bytes,
 		.unit_bytes = RECORD_UNIT_BYTES,
@@ -88,6 +88,13 @@ static int index_arrays_create(struct index *index, uint32_t slots)
 	for (uint32_t i = 0; i < slots; i++)
 		index->free_slots[i] = slots - 1 - i; /* handed out in ascending order */
 	index->free_count = slots;
+	if (ssd) {
+		index->ssd_at = memory_calloc(slots, sizeof(uint32_t));
+		if (!index->ssd_at)
+			return -ENOMEM;
+		for (uint32_t i = 0; i < slots; i++)
+			index->ssd_at[i] = SSD_NONE;
+	}
 	for (uint32_t i = 0; i < slots; i++)
 		STORE(index->buckets[i].word, (uint64_t)SLOT_NONE);
 	status = slab_create(&records, &index->records);
@@ -130,11 +137,12 @@ int index_create(struct index *index, const struct realm_config *config, const c
 	index->heap = index->base + sizes.heap_at;
 	status = index_view_open(&index->view, index->base, index->file_bytes);
 	SKEP_CHECK(status == 0);
-	status = index_arrays_create(index, sizes.slots);
+	status = index_arrays_create(index, sizes.slots, config->ssd_bytes != 0);
 	if (status < 0)
 		goto fail;
 	index->memory_bytes =
-		sizes.heap_at + sizes.slots * (sizeof(struct slot) + 2 * sizeof(uint32_t));
+		sizes.heap_at +
+		sizes.slots * (sizeof(struct slot) + (index->ssd_at ? 3 : 2) * sizeof(uint32_t));
 	return 0;
 
 fail:
@@ -148,6 +156,7 @@ void index_destroy(struct index *index)
 	memory_free(index->slots);
 	memory_free(index->scan_marks);
 	memory_free(index->free_slots);
+	memory_free(index->ssd_at);
 	if (index->base)
 		munmap(index->base, index->file_bytes);
 	if (index->fd >= 0)
@@ -379,6 +388,7 @@ void index_name_hide(struct realm *realm, uint32_t slot)
 	if (own->operator_pins)
 		realm->operator_pins--;
 	own->operator_pins = 0;
+	own->holds = 0; /* of loads, which know the name by its generation */
 }
 
 void index_slot_free(struct realm *realm, uint32_t slot)
@@ -392,7 +402,7 @@ void index_slot_free(struct realm *realm, uint32_t slot)
 
 	SKEP_CHECK(LOAD(entry->name_generation) == 0);
 	SKEP_CHECK(!(index->slots[slot].flags & SLOT_IN_DRAM) &&
-		   index->slots[slot].dram_children == 0);
+		   index->slots[slot].dram_children == 0 && !slot_on_ssd(realm, slot));
 	head = (const void *)(index->heap + at + record_head_at(&shape));
 	word = LOAD(head->word);
 	shape.token_count = (uint32_t)word;

@@ -137,6 +137,7 @@ void realm_status_fill(struct realm *realm, struct realm_status *out)
 	out->blocks_pending = realm->slot_count_by_state[ENTRY_PENDING];
 	out->blocks_empty = realm->slot_count_by_state[ENTRY_EMPTY];
 	out->blocks_removed = realm->slot_count_by_state[ENTRY_REMOVED];
+	ssd_status_fill(realm, out);
 	out->reservations = realm->reservation_count;
 	out->waiters = realm->wait_count;
 	out->operator_pins = realm->operator_pins;

@@ -49,6 +49,7 @@ void keeper_destroy(struct keeper *keeper)
 	}
 	while (keeper->realm_count)
 		realm_destroy(keeper->realms[--keeper->realm_count]);
+	ssd_destroy(keeper->ssd);
 	memory_free(keeper->sum_jobs);
 	memory_free(keeper);
 }
@@ -98,6 +99,11 @@ unsigned keeper_round(struct keeper *keeper, unsigned budget)
 	for (unsigned i = 0; i < keeper->realm_count; i++)
 		if (keeper->realms[i]->room_made && !list_empty(&keeper->realms[i]->blocked))
 			put_retry_blocked(keeper->realms[i]);
+	if (keeper->ssd) {
+		for (unsigned i = 0; i < keeper->realm_count; i++)
+			ssd_pump(keeper->realms[i]);
+		ssd_kick(keeper->ssd);
+	}
 	keeper->counters[NODE_COUNTER_submissions] += taken;
 	return taken;
 }
@@ -111,6 +117,8 @@ uint64_t keeper_tick(struct keeper *keeper)
 
 		next = MIN_OF(next, put_tick(realm));
 		next = MIN_OF(next, wait_tick(realm));
+		next = MIN_OF(next, load_tick(realm));
+		next = MIN_OF(next, sync_tick(realm));
 		if (remove_settle(realm))
 			next = MIN_OF(next, look);
 		if (!list_empty(&realm->blocked)) {
@@ -119,6 +127,8 @@ uint64_t keeper_tick(struct keeper *keeper)
 			next = MIN_OF(next, look);
 		}
 	}
+	if (keeper->ssd)
+		next = MIN_OF(next, ssd_tick(keeper->ssd, keeper->now_ns));
 	return next;
 }
 

@@ -88,7 +88,7 @@ static void *keeper_main(void *arg)
 
 		keeper->now_ns = clock_ns();
 		work = keeper_round(keeper, ROUND_BUDGET);
-		if (keeper->now_ns - looked >= SOCKET_LOOK_NS) {
+		if (mailbox_waiting(node->mailbox) || keeper->now_ns - looked >= SOCKET_LOOK_NS) {
 			int calls = loop_run_once(node->loop, 0);
 
 			work += calls > 0 ? (unsigned)calls : 0;
@@ -104,11 +104,12 @@ static void *keeper_main(void *arg)
 		} else if (after - last_work > spin_ns) {
 			keeper->now_ns = after;
 			keeper_sleep(node, next_tick);
-			looked = 0;
+			looked = next_tick = 0; /* what woke it may have changed what is due */
 		} else {
 			cpu_relax();
 		}
 	}
+	node_ssd_settle(node);
 	return NULL;
 }
 
@@ -362,7 +363,8 @@ static int threads_prepare(struct node *node, const struct node_config *config)
 
 int node_create(const struct node_config *config, struct node **out, char *why, size_t why_bytes)
 {
-	struct keeper_outside outside = {.sum = keeper_outside_sum, .cut = keeper_outside_cut};
+	struct keeper_outside outside = {
+		.sum = keeper_outside_sum, .cut = keeper_outside_cut, .settle = node_ledger_settle};
 	struct node *node = memory_zalloc(sizeof(*node));
 	pthread_condattr_t clock;
 	uint64_t incarnation;
@@ -373,6 +375,7 @@ int node_create(const struct node_config *config, struct node **out, char *why, 
 		return -ENOMEM;
 	node->config = *config;
 	node->config.realms = NULL;
+	node->config.ssds = NULL;
 	pthread_mutex_init(&node->memory_lock, NULL);
 	pthread_condattr_init(&clock);
 	pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
@@ -390,7 +393,13 @@ int node_create(const struct node_config *config, struct node **out, char *why, 
 			status_text(status));
 		goto fail;
 	}
+	status = node_ssd_create(node, config, why, why_bytes);
+	if (status < 0)
+		goto fail;
 	status = realms_create(node, config, why, why_bytes);
+	if (status < 0)
+		goto fail;
+	status = node_ssd_recover(node, why, why_bytes);
 	if (status < 0)
 		goto fail;
 	status = sockets_listen(node, config, why, why_bytes);
@@ -447,11 +456,13 @@ void node_destroy(struct node *node)
 	/* The memory thread may be waiting for the keeper, which runs until it has ended. */
 	if (node->memory_runs)
 		pthread_join(node->memory_thread, NULL);
+	node_ssd_stop(node);
 	atomic_store(&node->keeper_ends, true);
 	if (node->keeper_runs) {
 		loop_wake(node->loop);
 		pthread_join(node->keeper_thread, NULL);
 	}
+	node_ssd_destroy(node);
 	workers_destroy(node->movers);
 	mailbox_destroy(node->mailbox);
 	keeper_destroy(node->keeper);

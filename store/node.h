@@ -32,7 +32,7 @@ struct node;
 /* A file or block device of the ssd tier. */
 struct node_ssd {
 	char path[4096];
-	uint64_t bytes;
+	uint64_t bytes; /* 0: the whole block device */
 };
 
 struct realm_config {
@@ -42,9 +42,10 @@ struct realm_config {
 	uint32_t secret_bytes;
 	uint64_t dram_bytes;   /* size of the pool; fixed while the node runs */
 	uint64_t dram_use_max; /* quota of bytes in frames; 0 = dram_bytes. Can be reloaded */
-	uint32_t index_blocks; /* slots; 0 = dram_bytes / 32 KiB, at least 4,096 */
-	uint64_t record_bytes; /* heap for tokens, keys, sums; 0 = a sixteenth of the pool + 64 MiB
-				*/
+	uint64_t ssd_bytes;    /* of the ssd tier, head-room included; 0 = none */
+	uint32_t index_blocks; /* slots; 0 = (dram + ssd bytes) / 32 KiB, at least 4,096 */
+	uint64_t record_bytes; /* heap for tokens, keys, sums; 0 = a sixteenth of dram + ssd, +
+				* 64 MiB */
 	uint32_t sessions_max; /* 0 = 256. Can be reloaded */
 	uint64_t age_limit_ns; /* of a reservation; 0 = 30 s. Can be reloaded */
 	char socket_path[NODE_PATH_MAX]; /* a socket that stands for this realm, or "" */
@@ -53,7 +54,6 @@ struct realm_config {
 	uint32_t token_count;
 	uid_t uids[NODE_UIDS_MAX];
 	uint32_t uid_count;
-	uint64_t ssd_bytes; /* of the ssd tier; 0 = none */
 };
 
 /* An operator's or realm's JSON request that came in on a socket (WIRE_COMMAND). */
@@ -74,9 +74,9 @@ struct node_config {
 	unsigned realm_count;		 /* 1 to NODE_REALMS_MAX */
 	const struct node_ssd *ssds;	 /* read during the call alone, as the path below */
 	unsigned ssd_count;		 /* 0 = no ssd tier; up to NODE_SSDS_MAX */
-	const char *manifest_path;	 /* a directory beside them */
+	const char *manifest_path;	 /* a directory; NULL = the first path + ".manifest" */
 	uint64_t manifest_bytes;	 /* of memory for it; 0 = 16 MiB */
-	uint64_t stop_ns;		 /* how long a stop may write what is not yet on an ssd */
+	uint64_t stop_ns; /* how long a stop may write what is not yet on an ssd; 0 = 5 s */
 	/*
 	 * Takes a command; called on the keeper's thread, must not block: hands it to another
 	 * thread, which answers with node_command_answer(), exactly once. Return: 0, or negative:
@@ -136,6 +136,17 @@ struct node_status {
 	unsigned movers;
 	unsigned realm_count;
 	unsigned session_count;
+	struct node_ssd_status {
+		unsigned devices, devices_fenced, in_flight;
+		bool uring;	 /* else plain reads and writes by a few threads … */
+		int uring_error; /* … for this reason; 0: that was asked for */
+		uint64_t segment_bytes, segments, segments_free, tables_damaged;
+		bool manifest;	       /* it is there; false: built without RocksDB */
+		bool manifest_rebuilt; /* it was lost: all records of the tables counted as live */
+		uint64_t manifest_bytes, manifest_rows_waiting, manifest_errors;
+		uint64_t reads, writes, flushes, read_bytes, written_bytes, errors;
+		struct histogram read_ns, write_ns;
+	} ssd;				       /* devices 0: none */
 	uint64_t pool_bytes, pool_ready_bytes; /* ready < pool: memory is held elsewhere, growing */
 };
 
@@ -146,6 +157,9 @@ struct realm_status {
 	uint64_t record_bytes, record_used_bytes;
 	uint64_t index_bytes; /* memory of the index: shared, private, lists */
 	uint64_t blocks_present, blocks_pending, blocks_empty, blocks_removed;
+	uint64_t ssd_bytes, ssd_live_bytes, ssd_live_max, ssd_segments, ssd_segments_free;
+	uint64_t ssd_put_bytes, ssd_moved_bytes, ssd_table_bytes;
+	uint64_t blocks_ssd, blocks_unwritten, loads_live;
 	uint64_t reservations, waiters, pins, operator_pins;
 	uint64_t sessions, spaces;
 	uint64_t counters[REALM_COUNTER_COUNT];

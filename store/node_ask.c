@@ -52,6 +52,7 @@ static void status_run(void *argument)
 	out->movers = node->config.movers ? node->config.movers : 1;
 	out->realm_count = node->keeper->realm_count;
 	out->session_count = node->keeper->session_count;
+	node_ssd_status(node, &out->ssd);
 	for (unsigned i = 0; i < node->keeper->realm_count; i++) {
 		struct dram_status dram;
 

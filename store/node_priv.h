@@ -3,7 +3,7 @@
 #define SKEP_STORE_NODE_PRIV_H
 
 /* The node's threads around the keeper: node.c runs them, node_link.c serves sessions' sockets,
- * node_ask.c answers other threads' questions. */
+ * node_ask.c answers other threads' questions, node_ssd.c owns the devices of the ssd tier. */
 
 #include <pthread.h>
 
@@ -19,6 +19,8 @@ struct node {
 	struct mailbox *mailbox; /* into the keeper's thread */
 	struct workers *movers;
 	struct local_server *server;
+	struct ssd_io *disks;	   /* NULL: no ssd tier */
+	struct ledger *ledger;	   /* NULL: no ssd tier, or no manifest */
 	struct node_config config; /* realms: not kept, each realm has its own */
 	uint64_t started_ns;
 	/* Pools grow on this thread; it alone calls dram_populate(). */
@@ -43,5 +45,24 @@ struct node_command {
 /* node_link.c */
 int node_server_create(struct node *node);
 bool node_realm_allows(const struct realm *realm, const struct local_peer *peer, const char *token);
+
+/* node_ledger.c */
+int node_ledger_open(struct node *node, const struct node_config *config,
+	const struct ssd_ledger **out, char *why, size_t why_bytes);
+/* The tables were read; @found records count as live. */
+void node_ledger_recovered(struct node *node, uint64_t found);
+/* keeper_outside.settle */
+int node_ledger_settle(void *arg, struct manifest_done *done);
+void node_ledger_status(const struct node *node, struct node_ssd_status *out);
+void node_ledger_close(struct node *node);
+
+/* node_ssd.c */
+int node_ssd_create(
+	struct node *node, const struct node_config *config, char *why, size_t why_bytes);
+int node_ssd_recover(struct node *node, char *why, size_t why_bytes);
+void node_ssd_stop(struct node *node);
+void node_ssd_settle(struct node *node);
+void node_ssd_destroy(struct node *node);
+void node_ssd_status(struct node *node, struct node_ssd_status *out);
 
 #endif

@@ -183,6 +183,7 @@ static void give_up_one(struct realm *realm, uint32_t slot)
 	gone_add(realm, LOAD(realm->index.entries[slot].id_low), SKEP_REASON_GIVEN_UP);
 	index_name_hide(realm, slot);
 	index_slot_free(realm, slot);
+	lru_leaf_check(realm, parent);
 	realm->counters[REALM_COUNTER_blocks_given_up]++;
 }
 
@@ -268,7 +269,8 @@ void put_frames_free(struct realm *realm, uint32_t slot)
 		dram_frame_put(realm->dram, put_part_class(realm, slot, i),
 			(uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES);
 		STORE(part->frame, FRAME_NONE);
-		STORE(part->write, 0);
+		if (!slot_on_ssd(realm, slot)) /* else it goes with the record */
+			STORE(part->write, 0);
 	}
 	own->committed = 0;
 	realm->room_made = true;
@@ -285,6 +287,8 @@ static void publish_one(struct realm *realm, uint32_t slot)
 	/* Release: part fields and sums are in place before the block can be had (probe.c). */
 	atomic_store_explicit(&entry->frame_generation, realm_draw(realm), memory_order_release);
 	lru_touch(realm, slot);
+	if (ssd_keeps(realm, LOAD(entry->space)))
+		ssd_dirty(realm, slot);
 	pending_wake(realm, pending, 0);
 	pending_free(realm, pending);
 	realm->counters[REALM_COUNTER_blocks_published]++;

@@ -73,8 +73,13 @@ int realm_create(struct keeper *keeper, const struct realm_config *config, uint6
 	realm->guarded_slot = NONE32;
 	for (unsigned i = 0; i < LRU_LISTS_MAX; i++)
 		realm->lru[i] = (struct lru_list){NONE32, NONE32, 0};
-	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
+	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++) {
 		realm->spaces[i].first_root = NONE32;
+		realm->spaces[i].ssd_at = SSD_NONE;
+	}
+	status = ssd_realm_create(realm);
+	if (status < 0)
+		goto fail;
 	status = index_create(
 		&realm->index, &realm->config, realm->name, keeper->incarnation, keeper->id_bits);
 	if (status < 0)
@@ -109,6 +114,7 @@ void realm_destroy(struct realm *realm)
 	index_destroy(&realm->index);
 	dram_destroy(realm->dram);
 	gone_destroy(&realm->gone);
+	ssd_realm_destroy(realm);
 	memory_free(realm->reservations);
 	memory_free(realm->reservation_heads);
 	memory_free(realm->pendings);

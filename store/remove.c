@@ -19,6 +19,12 @@ static void remove_one(struct realm *realm, uint32_t slot, enum skep_reason reas
 	gone_add(realm, LOAD(entry->id_low), reason);
 	realm->counters[REALM_COUNTER_blocks_removed]++;
 	lru_remove(realm, slot);
+	if (own->flags & SLOT_DIRTY) {
+		own->flags &= (uint8_t)~SLOT_DIRTY;
+		ssd_settled(realm, slot);
+	}
+	if (slot_on_ssd(realm, slot))
+		ssd_forget(realm, slot);
 	if (own->pending != NONE32)
 		put_pending_end(realm, slot, SKEP_STATUS_EPARENT);
 	if (was_present) {
@@ -38,7 +44,7 @@ static void remove_one(struct realm *realm, uint32_t slot, enum skep_reason reas
 uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason reason)
 {
 	struct slot *slots = realm->index.slots;
-	uint32_t top = slot, at = slot;
+	uint32_t top = slot, at = slot, above = index_parent(realm, slot);
 	uint64_t removed = 0;
 
 	for (;;) {
@@ -53,6 +59,7 @@ uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason rea
 			break;
 		at = parent;
 	}
+	lru_leaf_check(realm, above);
 	remove_settle(realm);
 	return removed;
 }
@@ -81,7 +88,8 @@ bool remove_settle(struct realm *realm)
 		struct slot *own = &slots[slot];
 
 		next = own->lru_next;
-		if (pins_marked(realm, slot) || own->dram_children) {
+		if (pins_marked(realm, slot) || own->dram_children ||
+			own->flags & (SLOT_WRITING | SLOT_LOADING)) {
 			own->lru_next = NONE32;
 			if (still.count++)
 				slots[still.last].lru_next = slot;

@@ -18,6 +18,7 @@ struct reserving {
 	struct realm *realm;
 	const struct submission *message;
 	struct space *space;
+	bool shed; /* its deadline has come: rather lose what is unwritten than refuse it */
 	uint32_t space_index, part, length;
 	unsigned class;
 	struct reserve_block *blocks;
@@ -37,25 +38,23 @@ static bool quota_make_room(struct realm *realm, unsigned class, uint32_t rest)
 	return want > status.use_max && evict_bytes(realm, want - status.use_max);
 }
 
-/* A frame for the @rest blocks still to come, evicting what must go. */
-static int64_t frame_take(struct reserving *job, uint32_t rest)
+int64_t frame_take(struct realm *realm, unsigned class, uint32_t rest, bool shed)
 {
-	struct realm *realm = job->realm;
-	struct room_want want = {.class = job->class, .frames = rest};
-	int64_t frame = dram_frame_get(realm->dram, job->class, NONE32);
+	struct room_want want = {.class = class, .frames = rest};
+	int64_t frame = dram_frame_get(realm->dram, class, NONE32);
 	bool evicted = false, made;
 
 	/* Each round frees something or ends; a class change may take more than one. */
 	for (unsigned round = 0; frame < 0 && round < 4; round++) {
 		if (frame == -EDQUOT)
-			made = quota_make_room(realm, job->class, rest);
+			made = quota_make_room(realm, class, rest);
 		else if (evicted) /* in vain: what was coldest had no frame of this class */
-			made = evict_slabs_for(realm, job->class);
+			made = evict_slabs_for(realm, class);
 		else
 			made = evicted = evict_for(realm, &want);
-		if (!made)
+		if (!made && !(shed && evict_shed(realm)))
 			break;
-		frame = dram_frame_get(realm->dram, job->class, NONE32);
+		frame = dram_frame_get(realm->dram, class, NONE32);
 	}
 	return frame;
 }
@@ -67,7 +66,8 @@ static bool hopeless(const struct realm *realm)
 
 	dram_status_get(realm->dram, &status);
 	return realm->reservation_count == 0 && !realm->pending_count && realm->pins_seen == 0 &&
-	       !realm->operator_pins && !realm->removed.count && status.ready_bytes == status.bytes;
+	       !realm->operator_pins && !realm->removed.count && !realm->ssd.dirty.count &&
+	       list_empty(&realm->ssd.jobs_busy) && status.ready_bytes == status.bytes;
 }
 
 /* Adds a reservation of the part to a block that stands pending. */
@@ -181,7 +181,7 @@ static int64_t block_make(struct reserving *job, uint32_t rest, struct reserve_b
 	int64_t frame, slot;
 	uint32_t parent = job->name.parent_slot;
 
-	frame = frame_take(job, rest);
+	frame = frame_take(realm, job->class, rest, job->shed);
 	if (frame < 0)
 		return -EAGAIN;
 	slot = name_make(job, rest);
@@ -228,7 +228,7 @@ static int64_t block_reserve(
 		}
 		if (slot == NONE32) {
 			result = block_make(job, rest, &block);
-		} else if ((frame = frame_take(job, rest)) < 0) {
+		} else if ((frame = frame_take(realm, job->class, rest, job->shed)) < 0) {
 			result = -EAGAIN;
 		} else {
 			part_reserve(job, slot, (uint64_t)frame, &block);
@@ -323,6 +323,7 @@ static int reserve_try(struct session *session, const struct submission *message
 	job.session = session;
 	job.realm = session->realm;
 	job.message = message;
+	job.shed = message->deadline_ns <= session->realm->keeper->now_ns;
 	status = reserving_open(&job);
 	if (status == 0)
 		status = parent_check(&job, &parent_id);
@@ -392,7 +393,7 @@ void put_retry_blocked(struct realm *realm)
 		int status = -EAGAIN;
 
 		/* The others stand behind the first that finds no room, but for their deadlines. */
-		if (!stuck)
+		if (!stuck || (late && realm->ssd.log)) /* late: sheds what is unwritten */
 			status = reserve_try(session, &session->blocked_on);
 		if (status == -EAGAIN && !late) {
 			stuck = true;

@@ -52,6 +52,8 @@ void session_stop(struct session *session)
 		return;
 	session->stopped = true;
 	wait_session_gone(session);
+	load_session_gone(session);
+	sync_session_gone(session);
 	if (session->blocked) {
 		/* What it waited for was never told to it; nothing was reserved. */
 		list_remove(&session->of_blocked);
@@ -100,6 +102,16 @@ uint64_t session_pins(const struct session *session)
 	return pins;
 }
 
+/* The block a message names by slot and name generation, or NONE32. */
+static uint32_t named_slot(const struct realm *realm, const struct submission *message)
+{
+	if (message->slot >= realm->index.head->slot_count || !message->generation ||
+		LOAD(realm->index.entries[message->slot].name_generation) != message->generation ||
+		index_state(realm, message->slot) != ENTRY_PRESENT)
+		return NONE32;
+	return message->slot;
+}
+
 /* The block a message names by slot and frame generation, or NONE32. */
 static uint32_t framed_slot(const struct realm *realm, const struct submission *message)
 {
@@ -112,30 +124,33 @@ static uint32_t framed_slot(const struct realm *realm, const struct submission *
 static int touch_submit(struct session *session, const struct submission *message)
 {
 	struct realm *realm = session->realm;
+	uint32_t had = message->u.touch.matched + message->u.touch.stored;
 	uint32_t slot, missed, tokens = 1;
 	enum skep_reason reason;
 
 	if (message->u.touch.matched > message->u.touch.asked ||
+		message->u.touch.stored > message->u.touch.asked - message->u.touch.matched ||
 		message->u.touch.space >= INDEX_SPACES_MAX ||
 		message->u.touch.reason >= SKEP_REASON_COUNT)
 		return -EPROTO;
 	if (realm->spaces[message->u.touch.space].used)
 		tokens = realm->spaces[message->u.touch.space].block_tokens;
-	missed = message->u.touch.asked - message->u.touch.matched;
+	missed = message->u.touch.asked - had;
 	realm->counters[REALM_COUNTER_matches]++;
 	realm->counters[REALM_COUNTER_blocks_asked] += message->u.touch.asked;
-	realm->counters[REALM_COUNTER_blocks_had] += message->u.touch.matched;
+	realm->counters[REALM_COUNTER_blocks_had] += had;
+	realm->counters[REALM_COUNTER_blocks_had_ssd] += message->u.touch.stored;
 	realm->counters[REALM_COUNTER_tokens_asked] += (uint64_t)message->u.touch.asked * tokens;
-	realm->counters[REALM_COUNTER_tokens_had] += (uint64_t)message->u.touch.matched * tokens;
+	realm->counters[REALM_COUNTER_tokens_had] += (uint64_t)had * tokens;
 	if (missed) {
 		reason = (enum skep_reason)message->u.touch.reason;
 		if (reason == SKEP_REASON_ABSENT || reason == SKEP_REASON_NONE)
 			reason = gone_find(realm, message->u.touch.missing_low, NULL);
 		realm->misses[reason] += missed;
 	}
-	if (!message->u.touch.matched)
+	if (!had)
 		return 0;
-	slot = framed_slot(realm, message);
+	slot = message->u.touch.stored ? named_slot(realm, message) : framed_slot(realm, message);
 	if (slot == NONE32)
 		realm->counters[REALM_COUNTER_touches_late]++;
 	else
@@ -146,11 +161,9 @@ static int touch_submit(struct session *session, const struct submission *messag
 static int hint_submit(struct session *session, const struct submission *message)
 {
 	struct realm *realm = session->realm;
-	uint32_t slot = message->slot;
+	uint32_t slot = named_slot(realm, message);
 
-	if (slot >= realm->index.head->slot_count || !message->generation ||
-		LOAD(realm->index.entries[slot].name_generation) != message->generation ||
-		index_state(realm, slot) != ENTRY_PRESENT)
+	if (slot == NONE32)
 		return 0; /* it left meanwhile: a hint promises nothing */
 	if (message->u.other.kind == 1)
 		lru_touch(realm, slot);
@@ -197,6 +210,10 @@ int session_submit(struct session *session, const struct submission *message)
 		return quarantine_submit(session, message);
 	case SUBMIT_EXPLAIN:
 		return explain_submit(session, message);
+	case SUBMIT_LOAD:
+		return load_submit(session, message);
+	case SUBMIT_SYNC:
+		return sync_submit(session, message);
 	default:
 		return -EPROTO;
 	}

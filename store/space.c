@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/hash.h"
 #include "store/store_priv.h"
 
 enum { OPAQUE_FLAG = 1 };
@@ -151,7 +152,10 @@ static void space_version_set(struct realm *realm, uint32_t index, uint64_t vers
 
 	/* The name too: an id shown to an operator names one block of the realm. */
 	snprintf(named, sizeof(named), "%s\n%s", space->name, space->fingerprint);
+	space_record_drop(realm, index);
+	space->ssd_writing = false;
 	space->version = version;
+	space->key = XXH3_64bits_withSeed(named, strlen(named), version);
 	space->generation = realm_draw(realm);
 	id_secret_make(space->secret, &in);
 	atomic_store_explicit(&realm->index.head->spaces[index].generation, space->generation,
@@ -174,16 +178,24 @@ static int space_place(struct realm *realm)
 	return -ENOSPC;
 }
 
-static int space_make(struct realm *realm, const struct wire_space_open *request,
-	const char *fingerprint, char field[WIRE_NAME_MAX])
+static int space_make(struct realm *realm, const struct wire_space_open *request, uint64_t version,
+	char field[WIRE_NAME_MAX])
 {
-	int place = space_place(realm), class;
+	char fingerprint[FINGERPRINT_BYTES];
+	int place, class, status = fingerprint_make(request, fingerprint);
 	struct space *space;
 
+	if (status < 0)
+		return status;
+	place = space_place(realm);
 	if (place < 0)
 		return place;
 	space = &realm->spaces[place];
+	if (space->used)
+		space_record_drop(realm, (uint32_t)place);
 	memset(space, 0, sizeof(*space));
+	space->ssd_at = SSD_NONE;
+	space->request = *request;
 	snprintf(space->name, sizeof(space->name), "%s", request->name);
 	snprintf(space->fingerprint, sizeof(space->fingerprint), "%s", fingerprint);
 	space->block_tokens = request->block_tokens;
@@ -198,6 +210,7 @@ static int space_make(struct realm *realm, const struct wire_space_open *request
 		if (class < 0) { /* no chunk holds it, or the pool knows too many sizes */
 			snprintf(field, WIRE_NAME_MAX, "parts[%u].bytes", i);
 			memset(space, 0, sizeof(*space));
+			space->ssd_at = SSD_NONE;
 			space->first_root = NONE32;
 			return -ENOSPC;
 		}
@@ -205,7 +218,7 @@ static int space_make(struct realm *realm, const struct wire_space_open *request
 		realm->lru_of_class[class] |= 1ull << space->classes[0];
 	}
 	space->used = true;
-	space_version_set(realm, (uint32_t)place, 1);
+	space_version_set(realm, (uint32_t)place, version);
 	return place;
 }
 
@@ -236,7 +249,7 @@ int space_open(struct session *session, const struct wire_space_open *request,
 		if (answer->field[0])
 			return SKEP_STATUS_EDIFFERS;
 	} else {
-		place = space_make(realm, request, fingerprint, answer->field);
+		place = space_make(realm, request, 1, answer->field);
 		if (place < 0)
 			return place;
 	}
@@ -250,6 +263,16 @@ int space_open(struct session *session, const struct wire_space_open *request,
 	answer->version = space->version;
 	memcpy(answer->secret, space->secret, sizeof(answer->secret));
 	return 0;
+}
+
+int space_restore(struct realm *realm, const struct wire_space_open *request, uint64_t version)
+{
+	char field[WIRE_NAME_MAX] = "";
+	int status = request_check(realm, request, field);
+
+	if (status == 0 && space_find(realm, request->name) >= 0)
+		status = -EEXIST;
+	return status < 0 ? status : space_make(realm, request, version, field);
 }
 
 int64_t space_step(struct realm *realm, uint32_t space)

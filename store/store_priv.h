@@ -26,6 +26,9 @@
 #include "store/read/pin.h"
 #include "store/read/probe.h"
 #include "tiering/dram/dram.h"
+#include "tiering/dram/sum.h"
+#include "tiering/ssd/manifest.h"
+#include "tiering/ssd/ssd.h"
 #include "transport/local/page.h"
 #include "transport/local/server_page.h"
 #include "transport/local/wire.h"
@@ -35,6 +38,11 @@ enum {
 	RESERVATIONS_MAX = 1 << 16,
 	WAITS_MAX = 4096, /* of a realm */
 	SUM_JOBS_MAX = 32,
+	SSD_JOBS_MAX = 512,	/* of a realm */
+	SYNCS_MAX = 64,		/* of a realm */
+	SYNC_EPOCHS = 256,	/* a power of two above SYNCS_MAX */
+	LOADS_MAX = 32,		/* of a realm */
+	LOAD_BLOCKS_MAX = 4096, /* of one request */
 	RECORD_UNIT_BYTES = 256 << 10,
 	LRU_LISTS_MAX = DRAM_CLASSES_MAX,
 	FINGERPRINT_BYTES = 4096,
@@ -48,9 +56,12 @@ enum {
 
 enum slot_flag {
 	SLOT_ON_LRU = 1,
-	SLOT_VICTIM = 2,  /* unpublished by the batch under way */
-	SLOT_HELD = 4,	  /* complete, but the parent is not present yet */
-	SLOT_IN_DRAM = 8, /* holds frames: counted in its parent's dram_children */
+	SLOT_VICTIM = 2,   /* unpublished by the batch under way */
+	SLOT_HELD = 4,	   /* complete, but the parent is not present yet */
+	SLOT_IN_DRAM = 8,  /* holds frames: counted in its parent's dram_children */
+	SLOT_DIRTY = 16,   /* to be written to the ssd: on the list of those, not on an LRU list */
+	SLOT_WRITING = 32, /* a record of it is on its way: first write, or a move */
+	SLOT_LOADING = 64, /* its frames are being filled from the ssd */
 };
 
 /* The keeper's own half of a slot: 64 bytes. */
@@ -60,9 +71,12 @@ struct slot {
 	uint64_t old_generation; /* frame generation while SLOT_VICTIM or ENTRY_REMOVED */
 	uint32_t first_child, next_sibling, prev_sibling;
 	uint32_t lru_next, lru_prev; /* towards the hot, the cold end; stack link while held */
-	uint32_t dram_children;	     /* children that hold frames in dram or faster */
-	uint32_t ssd_children; /* the same for ssd or faster (section 7; counts with the ssd) */
-	uint32_t hbm_children; /* the same for hbm */
+	/* Children that hold frames in dram or faster. Children in ssd or faster are all that have
+	 * a name: first_child tells, so they are not counted. */
+	uint32_t dram_children;
+	uint32_t holds;	       /* loads under way that need it in DRAM */
+	uint16_t hbm_children; /* children in hbm */
+	uint16_t epoch;	       /* of the write that is wanted or under way: see struct sync */
 	uint32_t pending;      /* index in realm.pendings while ENTRY_PENDING */
 	uint16_t operator_pins;
 	uint8_t flags; /* enum slot_flag */
@@ -84,6 +98,7 @@ struct index {
 	uint8_t *heap;
 	struct slot *slots;
 	uint32_t *scan_marks; /* of pin scans: marked when equal to the scan's number */
+	uint32_t *ssd_at;     /* address of each block's record, or SSD_NONE; NULL: no ssd */
 	uint32_t *free_slots; /* stack */
 	uint32_t free_count;
 	struct slab *records;
@@ -154,9 +169,14 @@ struct space {
 	char name[NODE_NAME_MAX];
 	char fingerprint[FINGERPRINT_BYTES];
 	uint64_t version, generation;
+	uint64_t key; /* names it on the ssd: of name, fingerprint and version; no secret */
 	uint8_t secret[ID_SECRET_BYTES];
 	uint32_t block_tokens, part_count;
 	bool opaque;
+	bool unkept;	  /* its blocks do not fit the ssd: label or bytes too large */
+	bool ssd_writing; /* its own record is on its way */
+	uint32_t ssd_at;  /* of that record, or SSD_NONE */
+	struct wire_space_open request;
 	uint8_t classes[INDEX_PARTS_MAX]; /* of each part; opaque: of the longest */
 	uint64_t part_bytes[INDEX_PARTS_MAX];
 	uint32_t part_ranges[INDEX_PARTS_MAX];
@@ -191,6 +211,97 @@ struct lru_list {
 	uint64_t count;
 };
 
+/* A transfer between the frames of one block and the ssd. The slot is not freed meanwhile: it has
+ * SLOT_WRITING or SLOT_LOADING. */
+struct ssd_job {
+	struct list link; /* ssd.jobs_free or ssd.jobs_busy */
+	struct realm *realm;
+	uint32_t slot;
+	union {
+		struct ssd_put put;
+		struct ssd_get get;
+	};
+	bool of_space; /* @slot is a space, whose record is written */
+	uint64_t space_generation;
+	uint32_t from; /* of a move: where the record lies until then; else SSD_NONE */
+	struct iovec pieces[INDEX_PARTS_MAX];
+	/* Read by an I/O thread: what the parts must be. */
+	uint32_t part_count;
+	struct part_expected {
+		struct part_sums sums;
+		struct checksum_root root;
+	} parts[INDEX_PARTS_MAX];
+};
+
+/* A block as a session names it. */
+struct load_block {
+	uint64_t name_generation;
+	uint32_t slot;
+	uint32_t reserved;
+};
+
+/* A session's request to have a run of a chain in DRAM, pinned (SUBMIT_LOAD). */
+struct load {
+	struct list link; /* ssd.loads_free or ssd.loads_live */
+	struct session *session;
+	uint64_t deadline_ns, began_ns;
+	uint64_t bytes; /* of frames it asked for */
+	uint32_t tag, cell;
+	uint16_t queue;
+	int32_t stop;		   /* why it goes no further than @started, or 0 */
+	uint32_t count;		   /* asked */
+	uint32_t started;	   /* held: in DRAM or on their way there */
+	uint32_t ready;		   /* of these, the leading ones that are in DRAM */
+	struct load_block *blocks; /* room for LOAD_BLOCKS_MAX */
+};
+
+/* A session that waits until all that was published before is durable (SUBMIT_SYNC). */
+struct sync {
+	struct list link; /* ssd.syncs_free or ssd.syncs_live */
+	struct realm *realm;
+	struct session *session; /* NULL: gone, but the log still knows of it */
+	uint64_t deadline_ns;
+	struct ssd_sync log;
+	uint32_t tag;
+	uint16_t queue;
+	uint16_t epoch;
+	enum sync_stage {
+		SYNC_WRITING, /* blocks of its epoch or before are not written yet */
+		SYNC_LOG,     /* the log makes tables durable */
+		SYNC_WAITING, /* the ledger takes no more now */
+		SYNC_LEDGER,  /* the ledger makes its rows durable */
+	} stage;
+	struct manifest_done ledger;
+};
+
+/* A realm's share of the ssd tier (ssd.c, load.c, recover.c). */
+struct realm_ssd {
+	struct ssd_log *log; /* NULL: none */
+	struct tier_owner owner;
+	struct lru_list lru;   /* blocks that are there alone; leaves are what leaves */
+	struct lru_list dirty; /* in DRAM alone, to be written; oldest at the cold end */
+	struct ssd_job *jobs;
+	struct list jobs_free, jobs_busy;
+	struct load *loads;
+	struct load_block *load_blocks;
+	struct list loads_free, loads_live;
+	struct sync *syncs;
+	struct list syncs_free, syncs_live; /* in the order of their epochs */
+	/*
+	 * Blocks that are not written yet, by the epoch they were published in; each sync ends one.
+	 * Of the epochs before @epoch_oldest all are written.
+	 */
+	uint64_t unwritten[SYNC_EPOCHS];
+	uint16_t epoch, epoch_oldest;
+	uint64_t blocks;     /* that have a record */
+	uint64_t live_units; /* of these records and of those on their way */
+	uint64_t *origins;   /* incarnations by entry.origin; [0] is this one */
+	uint32_t origin_count;
+	bool spaces_unwritten; /* some space may have no record */
+	bool stuck;	       /* the log refused a put; room() tells when to go on */
+	bool down;	       /* every device is fenced: DRAM alone serves */
+};
+
 struct realm {
 	struct keeper *keeper;
 	uint64_t generation; /* the one counter */
@@ -199,6 +310,7 @@ struct realm {
 	struct realm_config config;
 	struct index index;
 	struct dram *dram;
+	struct realm_ssd ssd;
 	struct space spaces[INDEX_SPACES_MAX];
 	struct lru_list lru[LRU_LISTS_MAX];
 	uint64_t lru_of_class[DRAM_CLASSES_MAX]; /* lists that hold blocks with a part of the class
@@ -256,6 +368,9 @@ struct keeper_outside {
 	/* Hand a sum job to a mover, which calls keeper_summed() back on the keeper's thread.
 	 * Return: 0 or -EAGAIN. */
 	int (*sum)(void *arg, struct sum_job *job);
+	/* Make durable what the ssd's ledger was told: @done comes once on the keeper's thread, or
+	 * from within. NULL: there is none. Return: 0 or -EAGAIN. */
+	int (*settle)(void *arg, struct manifest_done *done);
 	/* End a session's socket: it broke the protocol. */
 	void (*cut)(void *arg, struct session *session);
 };
@@ -271,6 +386,7 @@ struct keeper {
 	struct sum_job *sum_jobs;
 	uint32_t sum_free;
 	struct list sum_waiting; /* reservations whose sums no mover has begun */
+	struct ssd *ssd;	 /* NULL: none; the node's */
 	uint64_t counters[NODE_COUNTER_COUNT];
 	uint32_t id_bits;
 };
@@ -365,8 +481,19 @@ void pins_scan(struct realm *realm);
 static inline bool pins_marked(const struct realm *realm, uint32_t slot)
 {
 	return realm->index.scan_marks[slot] == realm->scan ||
-	       realm->index.slots[slot].operator_pins;
+	       realm->index.slots[slot].operator_pins || realm->index.slots[slot].holds;
 }
+/* Is the block's record on the ssd? */
+static inline bool slot_on_ssd(const struct realm *realm, uint32_t slot)
+{
+	return realm->index.ssd_at && realm->index.ssd_at[slot] != SSD_NONE;
+}
+/* Puts a block among those of its age: of its frame size, or of the ssd where it has no frame. */
+void lru_link_ordered(struct realm *realm, uint32_t slot);
+/* At the end of the blocks that wait to be written. */
+void lru_dirty(struct realm *realm, uint32_t slot);
+/* The block has lost a child: without any, and without a frame, it may leave the ssd. */
+void lru_leaf_check(struct realm *realm, uint32_t slot);
 /* What is needed of a class. */
 struct room_want {
 	unsigned class;
@@ -378,8 +505,10 @@ unsigned evict_for(struct realm *realm, const struct room_want *want);
 bool evict_slabs_for(struct realm *realm, unsigned class);
 /* Evicts the coldest leaves whatever their class until @bytes of frames are free. */
 uint64_t evict_bytes(struct realm *realm, uint64_t bytes);
-/* Frees slots (or record memory) by evicting @blocks of the coldest leaves. */
+/* Frees slots (or record memory) by evicting @blocks of the coldest leaves from every tier. */
 unsigned evict_blocks(struct realm *realm, unsigned blocks);
+/* Nothing written is left to evict and a put is late: the coldest unwritten leaf goes. */
+bool evict_shed(struct realm *realm);
 /* Makes room for a record of @class where only records of other sizes are left. */
 bool evict_for_record(struct realm *realm, unsigned class);
 /* A child's frames are free: counts it at the parent, which may now be a leaf. */
@@ -402,6 +531,52 @@ void put_frames_free(struct realm *realm, uint32_t slot);
 /* Ends a pending block's record: reservations become orphans with @verdict, waiters get it. */
 void put_pending_end(struct realm *realm, uint32_t slot, int verdict);
 
+/* A frame of @class for the @rest blocks still to come, evicting what must go; with @shed also
+ * what is not written yet. Return: offset, or negative: there is none. */
+int64_t frame_take(struct realm *realm, unsigned class, uint32_t rest, bool shed);
+
+/* ssd.c: to the ssd and out of it */
+int ssd_realm_create(struct realm *realm);
+void ssd_realm_destroy(struct realm *realm);
+/* A block was published, or its record was lost: it is to be written. */
+void ssd_dirty(struct realm *realm, uint32_t slot);
+/* It is written, or never will be. */
+void ssd_settled(struct realm *realm, uint32_t slot);
+void ssd_status_fill(struct realm *realm, struct realm_status *out);
+int sync_submit(struct session *session, const struct submission *message);
+void sync_session_gone(struct session *session);
+uint64_t sync_tick(struct realm *realm);
+/* Begins writes and goes on with loads. After each round. */
+void ssd_pump(struct realm *realm);
+/* The space's own record is dead; another is written. */
+void space_record_drop(struct realm *realm, uint32_t space);
+/* Takes in what the log's tables hold (recover.c); before any session. */
+int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count);
+/* The block's record is dead. */
+void ssd_forget(struct realm *realm, uint32_t slot);
+/* Takes a leaf that is on the ssd alone out of the index. */
+void ssd_leaf_drop(struct realm *realm, uint32_t slot);
+/* Drops up to @count of the coldest leaves that are on the ssd alone. Return: how many. */
+unsigned ssd_leaves_drop(struct realm *realm, unsigned count);
+uint32_t ssd_block_units(struct realm *realm, uint32_t slot);
+/* NULL: all are under way. */
+struct ssd_job *ssd_job_take(struct realm *realm, uint32_t slot);
+void ssd_job_give(struct ssd_job *job);
+/* Are blocks of this space written to the ssd? */
+static inline bool ssd_keeps(const struct realm *realm, uint32_t space)
+{
+	return realm->ssd.log && !realm->ssd.down && !realm->spaces[space].unkept;
+}
+
+/* label.c: what goes with a block to the ssd. Return: bytes, or -E2BIG. */
+int label_make(struct realm *realm, uint32_t slot, void *out);
+
+/* load.c: from the ssd into frames */
+int load_submit(struct session *session, const struct submission *message);
+void load_session_gone(struct session *session);
+void load_pump(struct realm *realm);
+uint64_t load_tick(struct realm *realm);
+
 /* wait.c */
 int wait_submit(struct session *session, const struct submission *message);
 int wait_cancel(struct session *session, const struct submission *message);
@@ -419,6 +594,8 @@ bool remove_settle(struct realm *realm);
 /* space.c */
 int space_open(struct session *session, const struct wire_space_open *request,
 	struct wire_space_answer *answer);
+/* A space found on the ssd. Return: its place or negative. */
+int space_restore(struct realm *realm, const struct wire_space_open *request, uint64_t version);
 int64_t space_step(struct realm *realm, uint32_t space);
 /* The first field in which two fingerprints differ; "" if none. */
 void space_difference(const char *a, const char *b, char field[WIRE_NAME_MAX]);

@@ -67,6 +67,7 @@ struct call {
 	bool statuses_in_place; /* a commit whose one completion stands for all its parts */
 	uint16_t op;
 	uint16_t part; /* RESERVE: to give back what comes too late */
+	uint32_t cell; /* LOAD: the pin cell that the daemon fills */
 	uint32_t tag;
 	uint32_t at, bytes;
 	uint32_t count;

@@ -40,7 +40,7 @@ static bool pending_lacks(const struct attachment *a, const struct probe_name *n
 
 static bool block_missing(const struct attachment *a, const struct probe_name *name, uint32_t part)
 {
-	if (name->frame_generation)
+	if (name->state == ENTRY_PRESENT)
 		return false;
 	return name->state != ENTRY_PENDING || pending_lacks(a, name, part);
 }

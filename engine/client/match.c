@@ -63,24 +63,26 @@ static bool request_sound(const struct skep *session, const struct skep_match *r
 }
 
 /* The record of a match for the keeper's counters and its order of eviction. */
-static void match_touch(struct skep *session, const struct skep_match *request, uint32_t asked)
+static void match_touch(
+	struct skep *session, const struct skep_match *request, uint32_t stored, uint32_t asked)
 {
 	const struct skep_chain *chain = request->chain;
 	struct submission touch = {.op = SUBMIT_TOUCH, .slot = SLOT_NONE};
 
-	if (request->matched) {
-		const struct probe_name *deepest =
-			&chain->names[request->first + request->matched - 1];
+	if (stored) {
+		const struct probe_name *deepest = &chain->names[request->first + stored - 1];
 
 		touch.slot = deepest->slot;
-		touch.generation = deepest->frame_generation;
+		touch.generation = stored > request->matched ? deepest->name_generation
+							     : deepest->frame_generation;
 	}
 	touch.u.touch.asked = asked;
 	touch.u.touch.matched = request->matched;
+	touch.u.touch.stored = stored - request->matched;
 	touch.u.touch.reason = (uint16_t)request->reason;
 	touch.u.touch.space = (uint16_t)chain->space->bound.number;
-	if (request->matched < asked)
-		touch.u.touch.missing_low = chain->ids[request->first + request->matched].low;
+	if (stored < asked)
+		touch.u.touch.missing_low = chain->ids[request->first + stored].low;
 	local_client_push(&session->current->local, &touch, LOCAL_PUSH_QUIET);
 }
 
@@ -115,12 +117,28 @@ static void match_refs(const struct attachment *a, struct skep_match *request)
 		__builtin_prefetch(&a->index.parts[names[0].slot]);
 }
 
+/* How many blocks of the request some tier holds, where @matched of them are in DRAM and the next
+ * one is not; @missing becomes the state of the first that none holds. */
+static uint32_t match_stored(
+	const struct skep_match *request, uint32_t matched, uint32_t asked, uint32_t *missing)
+{
+	struct skep_chain *chain = request->chain;
+	uint32_t stand = chain_names(chain, request->first + asked), stored = matched;
+
+	while (request->first + stored < stand &&
+		chain->names[request->first + stored].state == ENTRY_PRESENT)
+		stored++;
+	*missing = request->first + stored < stand ? chain->names[request->first + stored].state
+						   : ENTRY_FREE;
+	return stored;
+}
+
 static void match_one(struct skep *session, struct skep_match *request)
 {
 	struct skep_chain *chain = request->chain;
 	struct attachment *a = session->current;
 	uint32_t asked = chain->probe.block_count - request->first;
-	uint32_t missing = ENTRY_FREE, run = 0;
+	uint32_t missing = ENTRY_FREE, run = 0, stored;
 
 	if (request->count)
 		asked = MIN_OF(asked, request->count);
@@ -144,12 +162,18 @@ static void match_one(struct skep *session, struct skep_match *request)
 		if (request->matched < run)
 			missing = ENTRY_FREE;
 	}
-	if (request->matched < asked && !request->reason)
+	stored = request->matched;
+	/* A name with bytes, but not in DRAM: those of a slower tier are counted too. */
+	if (stored == run && run < asked && missing == ENTRY_PRESENT)
+		stored = match_stored(request, stored, asked, &missing);
+	if (request->struct_bytes >= offsetof(struct skep_match, stored) + sizeof(request->stored))
+		request->stored = stored;
+	if (stored < asked && !request->reason)
 		request->reason =
 			missing == ENTRY_PENDING ? SKEP_REASON_PENDING : SKEP_REASON_ABSENT;
 	match_refs(a, request);
 	if (request->flags == SKEP_MATCH_PIN)
-		match_touch(session, request, asked);
+		match_touch(session, request, stored, asked);
 }
 
 /* Requests of a caller built with a longer struct lie further apart. */

@@ -11,7 +11,7 @@ static int wait_find(struct skep_chain *chain, uint32_t block, const struct prob
 	*name = &chain->names[block];
 	if (chain_names(chain, block + 1) <= block)
 		return -ENOENT;
-	return (*name)->frame_generation || (*name)->state == ENTRY_PENDING ? 0 : -ENOENT;
+	return (*name)->state == ENTRY_PRESENT || (*name)->state == ENTRY_PENDING ? 0 : -ENOENT;
 }
 
 /* Asks to be told on a queue. */
@@ -31,7 +31,7 @@ static int wait_submit(
 
 	if (!queue_room(wait->queue))
 		return -EAGAIN;
-	if (name->frame_generation) {
+	if (name->state == ENTRY_PRESENT) {
 		queue_give(wait->queue, &want, 0);
 		return 0;
 	}
@@ -52,7 +52,7 @@ static int wait_here(
 	struct completion answer;
 	int status;
 
-	if (name->frame_generation)
+	if (name->state == ENTRY_PRESENT)
 		return 0;
 	if (!wait->deadline_ns)
 		return -ETIMEDOUT;

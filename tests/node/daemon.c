@@ -149,6 +149,7 @@ static void daemon_body(int line, const void *arg)
 	if (daemon.descriptors)
 		descriptors_limit(daemon.descriptors);
 	daemon.config.realms = daemon.realms;
+	daemon.config.ssds = daemon.ssds;
 	status = node_create(&daemon.config, &node, why, sizeof(why));
 	if (status < 0) {
 		fprintf(stderr, "the daemon: %s (%d)\n", why, status);
@@ -200,6 +201,15 @@ void daemon_init(struct daemon *daemon, struct daemon_size size)
 	daemon->config.loop_backend =
 		mix64(harness_seed) % 2 ? LOOP_BACKEND_EPOLL : LOOP_BACKEND_AUTO;
 	daemon_realm_add(daemon, "main", NULL, size);
+}
+
+void daemon_ssd_add(struct daemon *daemon, const char *name, uint64_t bytes)
+{
+	struct node_ssd *ssd = &daemon->ssds[daemon->config.ssd_count++];
+
+	REQUIRE(daemon->config.ssd_count <= DAEMON_SSDS_MAX);
+	harness_path(name, ssd->path, sizeof(ssd->path));
+	ssd->bytes = bytes;
 }
 
 int daemon_try(struct daemon *daemon)

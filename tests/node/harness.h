@@ -100,13 +100,14 @@ static inline struct note note_hear(int line)
 
 /* ------------------------------------------------------------------------------------ daemon */
 
-enum { DAEMON_REALMS_MAX = 3, DAEMON_SESSIONS_MAX = 64 };
+enum { DAEMON_REALMS_MAX = 3, DAEMON_SESSIONS_MAX = 64, DAEMON_SSDS_MAX = 2 };
 
 /* A child that runs a node. Fill config and realms between init and start. */
 struct daemon {
 	struct child child;
 	struct node_config config;
 	struct realm_config realms[DAEMON_REALMS_MAX];
+	struct node_ssd ssds[DAEMON_SSDS_MAX];
 	char cgroup[256];     /* a memory cgroup it enters first (cgroup.h), or "" */
 	bool pid_namespace;   /* it runs as process 1 of its own */
 	uint64_t descriptors; /* soft limit it sets before it makes the node; 0: none */
@@ -123,6 +124,9 @@ void daemon_init(struct daemon *daemon, struct daemon_size size);
 /* One more realm, with a token. */
 struct realm_config *daemon_realm_add(
 	struct daemon *daemon, const char *name, const char *token, struct daemon_size size);
+
+/* Gives it a file of the ssd tier, in the test's folder. Realms say how much of it is theirs. */
+void daemon_ssd_add(struct daemon *daemon, const char *name, uint64_t bytes);
 
 /* Starts it and waits until its pools are ready, or as ready as memory allows. Return: what
  * node_wait_ready() said; -EPERM: no pid namespace may be made here. */

@@ -245,6 +245,31 @@ uint32_t story_get(struct user *user, const struct story *story)
 	return match.matched;
 }
 
+uint32_t story_load(struct user *user, const struct story *story)
+{
+	struct skep_ref refs[USER_BLOCKS_MAX];
+	struct skep_match match = story_match(user, story, SKEP_MATCH_PIN, refs);
+	struct skep_load load = {.struct_bytes = sizeof(load),
+		.chain = story->chain,
+		.first = match.matched,
+		.count = match.stored - match.matched,
+		.refs = refs + match.matched,
+		.refs_max = match.stored - match.matched,
+		.deadline_ns = skep_deadline_ms(10 * CALL_MS * harness_slower())};
+	uint32_t had = match.matched;
+
+	REQUIRE(match.stored >= match.matched && match.stored <= story->blocks);
+	if (match.stored > match.matched) {
+		REQUIRE_EQ(skep_load(user->session, &load), 0);
+		REQUIRE(load.loaded <= match.stored - match.matched);
+		had += load.loaded;
+	}
+	story_check(user, story, refs, 0, had);
+	skep_release(user->session, &load.pin);
+	skep_release(user->session, &match.pin);
+	return had;
+}
+
 /* ------------------------------------------------------------------------------------- counters */
 
 struct skep_stats user_stats(struct user *user)

@@ -96,6 +96,9 @@ int64_t story_copy(struct user *user, const struct story *story, const struct sk
 /* Match, check every byte in place, release. Return: blocks that were there. */
 uint32_t story_get(struct user *user, const struct story *story);
 
+/* The same from whatever tier: what is on the ssd is loaded. */
+uint32_t story_load(struct user *user, const struct story *story);
+
 /* The realm's counters; the daemon must be there. */
 struct skep_stats user_stats(struct user *user);
 

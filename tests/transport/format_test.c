@@ -120,7 +120,7 @@ static const struct field fields[] = {
 	ROW(submission, u.touch.matched),
 	ROW(submission, u.touch.reason),
 	ROW(submission, u.touch.space),
-	ROW(submission, u.touch.reserved),
+	ROW(submission, u.touch.stored),
 	ROW(submission, u.touch.missing_low),
 	ROW(submission, u.reserve.space),
 	ROW(submission, u.reserve.part),
@@ -154,6 +154,9 @@ static const struct field fields[] = {
 	ROW(commit_part, root_high),
 	ROW(commit_part, status),
 	ROW(commit_part, reserved),
+	ROW(load_part, slot),
+	ROW(load_part, reserved),
+	ROW(load_part, name_generation),
 	ROW(explain_answer, reason),
 	ROW(explain_answer, reserved),
 	ROW(explain_answer, ago_ns),
@@ -184,6 +187,7 @@ static const struct {
 	SIZE(completion),
 	SIZE(reserve_block),
 	SIZE(commit_part),
+	SIZE(load_part),
 	SIZE(explain_answer),
 };
 

@@ -207,6 +207,37 @@ static int run_realms(struct request *request)
 	return status;
 }
 
+static json_t *ssd_json(const struct node_ssd_status *ssd)
+{
+	json_t *out = json_object();
+
+	set_number(out, "devices", ssd->devices);
+	set_number(out, "devices_fenced", ssd->devices_fenced);
+	set_text(out, "io", ssd->uring ? "io_uring" : "threads");
+	json_object_set_new(out, "io_fallback", json_boolean(ssd->uring_error != 0));
+	if (ssd->uring_error)
+		set_text(out, "io_fallback_reason", status_text(ssd->uring_error));
+	set_number(out, "in_flight", ssd->in_flight);
+	set_number(out, "segment_bytes", ssd->segment_bytes);
+	set_number(out, "segments", ssd->segments);
+	set_number(out, "segments_free", ssd->segments_free);
+	set_number(out, "tables_damaged", ssd->tables_damaged);
+	set_number(out, "reads", ssd->reads);
+	set_number(out, "writes", ssd->writes);
+	set_number(out, "flushes", ssd->flushes);
+	set_number(out, "read_bytes", ssd->read_bytes);
+	set_number(out, "written_bytes", ssd->written_bytes);
+	set_number(out, "errors", ssd->errors);
+	json_object_set_new(out, "manifest", json_boolean(ssd->manifest));
+	json_object_set_new(out, "manifest_rebuilt", json_boolean(ssd->manifest_rebuilt));
+	set_number(out, "manifest_bytes", ssd->manifest_bytes);
+	set_number(out, "manifest_rows_waiting", ssd->manifest_rows_waiting);
+	set_number(out, "manifest_errors", ssd->manifest_errors);
+	json_object_set_new(out, "read", latency_json(&ssd->read_ns));
+	json_object_set_new(out, "write", latency_json(&ssd->write_ns));
+	return out;
+}
+
 /* A realm's own session sees nothing here that another realm could move. */
 static void status_node(struct request *request, const struct metrics_snapshot *snapshot)
 {
@@ -222,6 +253,8 @@ static void status_node(struct request *request, const struct metrics_snapshot *
 	set_number(out, "sessions", node->session_count);
 	set_number(out, "pool_bytes", node->pool_bytes);
 	set_number(out, "pool_ready_bytes", node->pool_ready_bytes);
+	if (node->ssd.devices)
+		json_object_set_new(out, "ssd", ssd_json(&node->ssd));
 #define X(name, help) set_number(counters, #name, node->counters[NODE_COUNTER_##name]);
 	NODE_COUNTER_TABLE(X)
 #undef X

@@ -30,6 +30,18 @@
 	X(blocks_pending, "blocks being written")                                                  \
 	X(blocks_empty, "blocks without bytes, kept for their children")                           \
 	X(blocks_removed, "removed blocks whose frames wait for a pin to end")                     \
+	X(ssd_bytes, "size of the realm's share of the ssd tier in bytes")                         \
+	X(ssd_live_bytes, "bytes of records that are live there")                                  \
+	X(ssd_live_max, "most live bytes that it may hold")                                        \
+	X(ssd_segments, "segments of the ssd that the realm holds")                                \
+	X(ssd_segments_free, "segments that it may still take")                                    \
+	X(ssd_put_bytes, "bytes of new records written to the ssd since the start")                \
+	X(ssd_moved_bytes,                                                                         \
+		"bytes moved on the ssd since the start, so that segments could be reused")        \
+	X(ssd_table_bytes, "bytes of tables written to the ssd since the start")                   \
+	X(blocks_ssd, "blocks that have a record on the ssd")                                      \
+	X(blocks_unwritten, "blocks in DRAM whose record is not written yet")                      \
+	X(loads_live, "loads under way")                                                           \
 	X(reservations, "parts reserved and not committed yet")                                    \
 	X(waiters, "waits for pending blocks under way")                                           \
 	X(pins, "pins held by sessions")                                                           \

@@ -79,6 +79,8 @@ enum submission_op {
 	SUBMIT_HINT,	   /* soft weight of a chain */
 	SUBMIT_QUARANTINE, /* a copy found wrong bytes */
 	SUBMIT_EXPLAIN,	   /* why a chain is matched no further; details in the scratch */
+	SUBMIT_LOAD,	   /* have a run in DRAM, pinned; details in the scratch */
+	SUBMIT_SYNC,	   /* tell when all that was published before is durable */
 };
 
 /*
@@ -93,14 +95,15 @@ struct submission {
 	uint32_t scratch_bytes;
 	uint32_t slot; /* TOUCH, WAIT, HINT, QUARANTINE: the block; RESERVE: the parent */
 	uint32_t count;
-	uint64_t generation; /* of @slot: frame generation (TOUCH, QUARANTINE) or name generation */
-	uint64_t deadline_ns; /* CLOCK_MONOTONIC; RESERVE, COMMIT, WAIT */
+	/* Of @slot: frame generation (TOUCH without @stored, QUARANTINE) or name generation. */
+	uint64_t generation;
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC; RESERVE, COMMIT, WAIT, LOAD, SYNC */
 	union {
 		struct {
 			uint32_t asked, matched; /* blocks, from the first wanted on */
 			uint16_t reason;	 /* enum skep_reason as the client sees it */
 			uint16_t space;
-			uint32_t reserved;
+			uint32_t stored;      /* blocks behind @matched that wait on the ssd */
 			uint64_t missing_low; /* id of the first block not had (low word), 0 none */
 		} touch;
 		struct {
@@ -111,7 +114,8 @@ struct submission {
 			uint64_t reserved;
 		} reserve;
 		struct {
-			uint32_t kind; /* HINT: enum skep_hint_kind; COMMIT: enum commit_sums */
+			/* HINT: enum skep_hint_kind; COMMIT: enum commit_sums; LOAD: a pin cell */
+			uint32_t kind;
 			uint32_t part; /* QUARANTINE */
 			uint64_t reserved[2];
 		} other;
@@ -168,6 +172,18 @@ struct commit_part {
 
 enum commit_sums { COMMIT_SUMS_GIVEN = 0, COMMIT_SUMS_MOVER = 1 };
 
+/*
+ * SUBMIT_LOAD: @count of these, a run of one chain, parent before child. Those that are not in DRAM
+ * are brought there. One completion: status = the leading count that is in DRAM, named by the pin
+ * cell given in @u.other.kind (its owner must not touch the cell meanwhile), else negative and the
+ * cell is free.
+ */
+struct load_part {
+	uint32_t slot;
+	uint32_t reserved;
+	uint64_t name_generation;
+};
+
 /* SUBMIT_EXPLAIN, in: like RESERVE for the first block that was not had (@slot, @generation = its
  * parent), and for a first block too; out: this struct in place. */
 struct explain_answer {
@@ -180,6 +196,7 @@ struct explain_answer {
 
 _Static_assert(sizeof(struct reserve_block) == 56, "docs/formats/session.md");
 _Static_assert(sizeof(struct commit_part) == 40, "docs/formats/session.md");
+_Static_assert(sizeof(struct load_part) == 16, "docs/formats/session.md");
 
 /* Offsets of a page as this version lays it out. */
 static inline uint32_t page_submissions_at(void)

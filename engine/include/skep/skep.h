@@ -391,6 +391,9 @@ enum skep_match_flag {
  * @reason: out, why block @first + @matched was not had (enum of skep_reason_text(); 0 = nothing is
  *	missing). "absent" stands for what the index does not hold: skep_explain() tells more.
  * @pin: out with SKEP_MATCH_PIN; release it also if @matched is 0 (then it is no pin)
+ * @stored: out, blocks from @first on that some tier holds, those @matched among them: what lies
+ *	behind @matched waits on the ssd, and skep_load() brings it. @reason is then why block
+ *	@first + @stored was not had.
  */
 struct skep_match {
 	size_t struct_bytes;
@@ -403,6 +406,7 @@ struct skep_match {
 	uint32_t matched;
 	uint32_t reason;
 	struct skep_pin pin;
+	uint32_t stored;
 };
 
 /**
@@ -439,6 +443,48 @@ SKEP_API int skep_pin_refs(
  * @pin: set to no pin; no pin is nothing
  */
 SKEP_API void skep_release(struct skep *session, struct skep_pin *pin);
+
+/**
+ * struct skep_load - have a run in DRAM
+ * @struct_bytes: sizeof(struct skep_load)
+ * @chain: the chain
+ * @first: the first block wanted
+ * @count: blocks, 0 = to the chain's end. What of them is in DRAM already stays there; the others
+ *	are read from the ssd and verified.
+ * @refs: room for @refs_max references, or NULL
+ * @refs_max: references that fit
+ * @deadline_ns: then what is there by then is the answer
+ * @loaded: out, leading blocks that are in DRAM now, all of them held by @pin
+ * @reason: out, why it is not all that was asked for (as of struct skep_match)
+ * @pin: out; release it with skep_release()
+ */
+struct skep_load {
+	size_t struct_bytes;
+	struct skep_chain *chain;
+	uint32_t first;
+	uint32_t count;
+	struct skep_ref *refs;
+	uint32_t refs_max;
+	uint32_t loaded;
+	uint64_t deadline_ns;
+	uint32_t reason;
+	struct skep_pin pin;
+};
+
+/**
+ * skep_load() - bring what a match found on the ssd into DRAM, and pin the whole run
+ * @session: the session
+ * @load: what
+ *
+ * One batch of reads, however many blocks; each is verified against its checksum on arrival. A
+ * block that does not verify is quarantined and the run ends before it. At most half of the pool,
+ * and 4,096 blocks, are loaded by one call: ask again for the rest.
+ *
+ * Return: 0 (@load says how much is there; a miss is 0); -EAGAIN (the daemon has too many loads, or
+ * everything is pinned), -EMFILE (no free pin), SKEP_EDOWN, -ETIMEDOUT (not even one block),
+ * -EINVAL.
+ */
+SKEP_API int skep_load(struct skep *session, struct skep_load *load);
 
 /**
  * struct skep_view - the bytes of one part where they lie
@@ -688,6 +734,20 @@ struct skep_wait {
  * waits under way).
  */
 SKEP_API int skep_wait(struct skep *session, const struct skep_wait *wait);
+
+/**
+ * skep_sync() - wait until all that was put before is durable
+ * @space: the space (today everything of its realm is waited for)
+ * @deadline_ns: the end of waiting
+ *
+ * Blocks are written to the ssd soon after their commit; this waits until those that were visible
+ * when it was called are there, and what names them too: they are found after a kill -9 or a loss
+ * of power, unless they were evicted since.
+ *
+ * Return: 0; -ENOTSUP (the realm has no ssd tier), -ETIMEDOUT, -EIO (the devices fail), -EAGAIN
+ * (too many wait), SKEP_EDOWN.
+ */
+SKEP_API int skep_sync(struct skep_space *space, uint64_t deadline_ns);
 
 /* --------------------------------------------------------------------- hints and insight */
 

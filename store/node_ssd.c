@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The node's ssd tier: its devices and their I/O thread, what is found on them at the start, and
+ * what a clean stop still writes.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "store/node_priv.h"
+#include "tiering/ssd/disk.h"
+
+#define STOP_DEFAULT_NS (5 * NS_PER_S)
+#define STOP_LOOK_US	2000
+
+int node_ssd_create(
+	struct node *node, const struct node_config *config, char *why, size_t why_bytes)
+{
+	struct disk_path paths[NODE_SSDS_MAX];
+	struct disks_options disks = {.paths = paths,
+		.count = config->ssd_count,
+		.backend = (enum loop_backend)config->loop_backend,
+		.mailbox = node->mailbox};
+	struct ssd_options ssd = {0};
+	int status;
+
+	if (!config->ssd_count)
+		return 0;
+	if (config->ssd_count > NODE_SSDS_MAX) {
+		snprintf(why, why_bytes, "%u ssd paths: at most %d can be served",
+			config->ssd_count, NODE_SSDS_MAX);
+		return -EINVAL;
+	}
+	for (unsigned i = 0; i < config->ssd_count; i++)
+		paths[i] = (struct disk_path){config->ssds[i].path, config->ssds[i].bytes};
+	status = disks_create(&disks, &node->disks, why, why_bytes);
+	if (status < 0)
+		return status;
+	ssd.io = node->disks;
+	status = node_ledger_open(node, config, &ssd.ledger, why, why_bytes);
+	if (status < 0)
+		return status;
+	return ssd_create(&ssd, &node->keeper->ssd, why, why_bytes);
+}
+
+int node_ssd_recover(struct node *node, char *why, size_t why_bytes)
+{
+	struct keeper *keeper = node->keeper;
+	const struct ssd_found *found;
+	int64_t count;
+	int status = 0;
+
+	if (!keeper->ssd)
+		return 0;
+	keeper->now_ns = clock_ns();
+	count = ssd_recover(keeper->ssd, &found);
+	if (count < 0) {
+		snprintf(why, why_bytes, "the tables of the ssd tier cannot be read: %s",
+			status_text((int)count));
+		return (int)count;
+	}
+	for (unsigned i = 0; i < keeper->realm_count && status == 0; i++)
+		status = ssd_realm_recover(keeper->realms[i], found, count);
+	ssd_recover_end(keeper->ssd);
+	node_ledger_recovered(node, (uint64_t)count);
+	if (status < 0)
+		snprintf(why, why_bytes, "what the ssd tier holds cannot be taken in: %s",
+			status_text(status));
+	return status;
+}
+
+/* ------------------------------------------------------------------------------------- stop */
+
+struct drain {
+	struct node *node;
+	bool empty;
+};
+
+static void drain_look(void *argument)
+{
+	struct drain *drain = argument;
+	struct keeper *keeper = drain->node->keeper;
+
+	drain->empty = true;
+	for (unsigned i = 0; i < keeper->realm_count; i++) {
+		const struct realm *realm = keeper->realms[i];
+
+		if (realm->ssd.log && !realm->ssd.down)
+			drain->empty &=
+				!realm->ssd.dirty.count && list_empty(&realm->ssd.jobs_busy);
+	}
+}
+
+struct stop_sync {
+	struct ssd_sync sync;
+	struct realm *realm;
+	_Atomic bool done;
+};
+
+static void stop_synced(struct ssd_sync *sync, int status)
+{
+	struct stop_sync *stop = list_item(sync, struct stop_sync, sync);
+
+	if (status < 0)
+		log_error("ssd", "realm %s: what was written last may not be durable: %s",
+			stop->realm->name, status_text(status));
+	atomic_store(&stop->done, true);
+}
+
+static void stop_sync_run(void *argument)
+{
+	struct stop_sync *stop = argument;
+
+	stop->sync.done = stop_synced;
+	ssd_sync(stop->realm->ssd.log, &stop->sync);
+	ssd_kick(stop->realm->keeper->ssd);
+}
+
+/* Blocks that are not written yet are, as far as the time lasts; then tables are made durable. */
+void node_ssd_stop(struct node *node)
+{
+	uint64_t until =
+		clock_ns() + (node->config.stop_ns ? node->config.stop_ns : STOP_DEFAULT_NS);
+	struct keeper *keeper = node->keeper;
+	struct drain drain = {.node = node};
+
+	if (!keeper || !keeper->ssd || !node->keeper_runs)
+		return;
+	while (mailbox_call(node->mailbox, drain_look, &drain) == 0 && !drain.empty &&
+		clock_ns() < until)
+		usleep(STOP_LOOK_US);
+	for (unsigned i = 0; i < keeper->realm_count; i++) {
+		struct stop_sync stop = {.realm = keeper->realms[i]};
+
+		if (!stop.realm->ssd.log || mailbox_call(node->mailbox, stop_sync_run, &stop) < 0)
+			continue;
+		/* It ends: by success, or by the devices' errors. */
+		while (!atomic_load(&stop.done))
+			usleep(STOP_LOOK_US);
+	}
+}
+
+/* The keeper's thread, at its end: nothing may be under way when memory goes. */
+void node_ssd_settle(struct node *node)
+{
+	while (node->keeper->ssd && !ssd_idle(node->keeper->ssd)) {
+		ssd_kick(node->keeper->ssd);
+		loop_run_once(node->loop, clock_ns() + 10 * NS_PER_MS);
+	}
+}
+
+void node_ssd_destroy(struct node *node)
+{
+	node_ledger_close(node);
+	disks_destroy(node->disks);
+}
+
+void node_ssd_status(struct node *node, struct node_ssd_status *out)
+{
+	struct disks_status disks;
+	struct ssd_status ssd;
+
+	if (!node->disks || !node->keeper->ssd)
+		return;
+	disks_status_get(node->disks, &disks);
+	ssd_status_get(node->keeper->ssd, &ssd);
+	*out = (struct node_ssd_status){.devices = ssd.devices,
+		.devices_fenced = ssd.devices_fenced,
+		.in_flight = disks.in_flight,
+		.uring = disks.uring,
+		.uring_error = disks.uring_error,
+		.segment_bytes = ssd.segment_bytes,
+		.segments = ssd.segments,
+		.segments_free = ssd.segments_free,
+		.tables_damaged = ssd.tables_damaged,
+		.reads = disks.reads,
+		.writes = disks.writes,
+		.flushes = disks.flushes,
+		.read_bytes = disks.read_bytes,
+		.written_bytes = disks.written_bytes,
+		.errors = disks.errors,
+		.read_ns = disks.read_ns,
+		.write_ns = disks.write_ns};
+	node_ledger_status(node, out);
+}
