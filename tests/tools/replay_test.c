@@ -50,6 +50,10 @@ static struct {
 		refuse_commit_nth;
 	unsigned lose_commit_nth, down_nth, pending_nth;
 	unsigned reserve_most; /* blocks answered at a time; 0 = all */
+	bool ssd;	       /* of what is held, the second half waits on the ssd … */
+	unsigned load_most;    /* … of which so many come at a time; 0 = all */
+	unsigned gone_nth, load_fail_nth, forget_nth;
+	const char *reason; /* that is given for what was forgotten */
 	int refusal;
 	unsigned pins;
 	json_t *printed;
@@ -79,6 +83,7 @@ static void fake_reset(void)
 		free(fake.held[i].bytes);
 	json_decref(fake.printed);
 	memset(&fake, 0, sizeof(fake));
+	fake.reason = "never_seen";
 	pthread_mutex_init(&fake.lock, NULL);
 }
 
@@ -165,14 +170,58 @@ int skep_match(struct skep *session, struct skep_match *requests, unsigned count
 	for (; requests->matched < requests->chain->count; requests->matched++) {
 		struct held *held = held_find(requests->chain->hashes[requests->matched]);
 
+		if (held->done && strikes(&fake.forget_nth))
+			held->done = false;
 		if (!held->done)
 			break;
 		requests->refs[requests->matched].slot = (uint32_t)(held - fake.held);
 	}
+	requests->stored = requests->matched;
+	if (fake.ssd)
+		requests->matched /= 2;
 	requests->pin.cell = requests->matched > 0;
 	fake.pins += requests->pin.cell;
 	pthread_mutex_unlock(&fake.lock);
 	return 0;
+}
+
+int skep_load(struct skep *session, struct skep_load *load)
+{
+	REQUIRE(session && load->deadline_ns == SKEP_FOREVER && load->refs_max == load->count);
+	REQUIRE(load->count && load->first + load->count <= load->chain->count);
+	pthread_mutex_lock(&fake.lock);
+	load->loaded = fake.load_most ? MIN_OF(load->count, fake.load_most) : load->count;
+	if (strikes(&fake.gone_nth))
+		load->loaded = 0;
+	for (uint32_t i = 0; i < load->loaded; i++)
+		load->refs[i].slot =
+			(uint32_t)(held_find(load->chain->hashes[load->first + i]) - fake.held);
+	load->pin.cell = load->loaded > 0;
+	fake.pins += load->pin.cell;
+	pthread_mutex_unlock(&fake.lock);
+	if (!strikes(&fake.load_fail_nth))
+		return 0;
+	skep_release(session, &load->pin);
+	load->loaded = 0;
+	return -ETIMEDOUT;
+}
+
+int skep_explain(struct skep *session, struct skep_chain *chain, uint64_t deadline_ns,
+	struct skep_explanation *out)
+{
+	REQUIRE(session && deadline_ns == SKEP_FOREVER);
+	pthread_mutex_lock(&fake.lock);
+	for (out->matched = 0; out->matched < chain->count; out->matched++)
+		if (!held_find(chain->hashes[out->matched])->done)
+			break;
+	pthread_mutex_unlock(&fake.lock);
+	return 0;
+}
+
+const char *skep_reason_text(unsigned reason)
+{
+	REQUIRE_EQ(reason, 0);
+	return fake.reason;
 }
 
 void skep_release(struct skep *session, struct skep_pin *pin)
@@ -448,6 +497,66 @@ static void test_each_broken_promise_is_counted(void)
 	REQUIRE(printed("refused_puts") >= 1);
 }
 
+static int replay_run_ssd(void)
+{
+	fake.ssd = true;
+	return replay_words(WORDS(
+		"--json", "--requests", "300", "--payload-bytes", PAYLOAD, "--ssd-blocks", "5000"));
+}
+
+static void test_what_waits_on_the_ssd_is_had(void)
+{
+	json_int_t hits, from_ssd;
+
+	fake_reset();
+	REQUIRE_EQ(replay_run_small(), EXIT_OK);
+	hits = printed("hit_blocks");
+	REQUIRE(!json_object_get(fake.printed, "lost_blocks"));
+
+	for (unsigned most = 0; most < 4; most += 3) {
+		fake_reset();
+		fake.load_most = most;
+		REQUIRE_EQ(replay_run_ssd(), EXIT_OK);
+		REQUIRE_EQ(printed("hit_blocks"), hits);
+		from_ssd = json_integer_value(
+			json_object_get(json_object_get(fake.printed, "hit_by_tier"), "ssd"));
+		REQUIRE(from_ssd > hits / 3 && from_ssd < hits);
+		REQUIRE_EQ(printed("lost_blocks"), 0);
+		REQUIRE_EQ(printed("ssd_blocks"), 5000);
+	}
+
+	/* Its bytes are checked like any other's. */
+	fake_reset();
+	fake.wrong_byte_nth = 40;
+	REQUIRE_EQ(replay_run_ssd(), EXIT_NEGATIVE);
+	REQUIRE(printed("wrong_blocks") >= 1);
+
+	/* Left between match and load: a miss. Not brought in time: a failed get. */
+	fake_reset();
+	fake.gone_nth = 5;
+	REQUIRE_EQ(replay_run_ssd(), EXIT_OK);
+	REQUIRE(printed("hit_blocks") < hits);
+	fake_reset();
+	fake.load_fail_nth = 5;
+	REQUIRE_EQ(replay_run_ssd(), EXIT_NEGATIVE);
+	REQUIRE_EQ(printed("failed_gets"), 1);
+}
+
+static void test_what_is_lost_is_told_from_what_is_evicted(void)
+{
+	fake_reset();
+	fake.forget_nth = 20;
+	fake.reason = "evicted";
+	REQUIRE_EQ(replay_run_ssd(), EXIT_OK);
+	REQUIRE_EQ(printed("lost_blocks"), 0);
+
+	fake_reset();
+	fake.forget_nth = 20;
+	fake.reason = "not_remembered";
+	REQUIRE_EQ(replay_run_ssd(), EXIT_NEGATIVE);
+	REQUIRE(printed("lost_blocks") >= 1);
+}
+
 static void test_refused_reservations_count_each_block(void)
 {
 	static const int refusals[] = {-EAGAIN, SKEP_EPARENT, -ETIMEDOUT, -ENOSPC};
@@ -590,6 +699,8 @@ int main(void)
 {
 	test_clean_run_reports_all_fields();
 	test_each_broken_promise_is_counted();
+	test_what_waits_on_the_ssd_is_had();
+	test_what_is_lost_is_told_from_what_is_evicted();
 	test_refused_reservations_count_each_block();
 	test_frames_may_come_in_parts();
 	test_blocks_of_other_writers_are_acknowledged();

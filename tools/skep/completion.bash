@@ -44,7 +44,7 @@ _skep()
 	metrics) words="" ;;
 	completion) words="bash zsh fish" ;;
 	version) words="" ;;
-	replay) words=" --payload-bytes --dram-blocks --clients --speed --requests --socket --seed --json --help" ;;
+	replay) words=" --payload-bytes --dram-blocks --ssd-blocks --ssd-path --clients --speed --requests --socket --seed --json --help" ;;
 	bench) words="match local --blocks --block-tokens --index-blocks --interleaved --batch --turnover --matches --block-bytes --clients --walk-bytes --put-bytes --gets --rounds --seed --json --help" ;;
 	esac
 	[[ $command == replay || $command == bench ]] || words+=" --socket --realm --token-file --json --help"

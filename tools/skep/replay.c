@@ -125,6 +125,12 @@ static int flag_take(struct replay_options *options, enum flag flag, const char 
 	case FLAG_dram_blocks:
 		return number_take(
 			flag, text, (struct bounds){1, DRAM_BLOCKS_MAX}, &options->dram_blocks);
+	case FLAG_ssd_blocks:
+		return number_take(
+			flag, text, (struct bounds){1, DRAM_BLOCKS_MAX}, &options->ssd_blocks);
+	case FLAG_ssd_path:
+		options->ssd_path = text;
+		return 0;
 	case FLAG_clients:
 		return number_take(
 			flag, text, (struct bounds){1, REPLAY_CLIENTS_MAX}, &options->clients);
@@ -187,6 +193,11 @@ static int options_read(struct replay_options *options, bool *help, int argc, ch
 	if (options->socket && options->dram_blocks)
 		return complain(EXIT_USAGE,
 			"--dram-blocks is of a private daemon and cannot be set with --socket");
+	if (options->socket && options->ssd_blocks)
+		return complain(EXIT_USAGE,
+			"--ssd-blocks is of a private daemon and cannot be set with --socket");
+	if (options->ssd_path && !options->ssd_blocks)
+		return complain(EXIT_USAGE, "--ssd-path says where --ssd-blocks go: give both");
 	if (!options->socket && !options->dram_blocks)
 		options->dram_blocks = DRAM_BLOCKS_STANDARD;
 	return 0;
@@ -274,6 +285,8 @@ static int daemon_get(struct replay *replay)
 		.blocks = options->dram_blocks,
 		.payload_bytes = options->payload_bytes,
 		.block_tokens = TRACE_BLOCK_TOKENS,
+		.ssd_blocks = options->ssd_blocks,
+		.ssd_path = options->ssd_path,
 	};
 	char why[REPLAY_WHY_BYTES];
 	int status;
@@ -290,7 +303,9 @@ static int daemon_get(struct replay *replay)
 		return complain(EXIT_UNREACHABLE, "%s", why);
 	replay->run.socket = replay->daemon.socket;
 	replay->run.put_wait_ns = CLOCK_NEVER;
-	replay->result.capacity_blocks = options->dram_blocks;
+	/* One memory of both tiers is what the simulated policies are given. */
+	replay->result.capacity_blocks = options->dram_blocks + options->ssd_blocks;
+	replay->result.ssd_blocks = options->ssd_blocks;
 	return 0;
 }
 
@@ -425,6 +440,12 @@ static int requests_run(struct replay *replay)
 	int status;
 
 	run->trace = replay->trace;
+	if (replay->options.ssd_blocks) {
+		run->acknowledged =
+			memory_calloc(replay->trace->node_count, sizeof(*run->acknowledged));
+		if (!run->acknowledged)
+			return complain(EXIT_DAEMON, "%s", status_text(-ENOMEM));
+	}
 	run->payload_bytes = replay->options.payload_bytes;
 	run->speed = replay->options.speed;
 	sigaction(SIGINT, &on_signal, NULL);
@@ -484,7 +505,7 @@ static int report(struct replay *replay)
 		replay_report_print(result, stdout);
 	if (status)
 		return status;
-	if (tally->wrong_blocks || tally->failed_gets || tally->refused_puts)
+	if (tally->wrong_blocks || tally->failed_gets || tally->refused_puts || tally->lost_blocks)
 		return EXIT_NEGATIVE;
 	return EXIT_OK;
 }
@@ -509,6 +530,7 @@ int replay_main(int argc, char **argv)
 	if (!status)
 		status = report(&replay);
 	replay_daemon_stop(&replay.daemon);
+	memory_free((void *)replay.run.acknowledged);
 	json_decref(replay.result.before);
 	json_decref(replay.result.after);
 	trace_destroy(replay.trace);

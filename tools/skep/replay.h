@@ -21,6 +21,10 @@
 		"bytes of a block (4096, 64KiB, 2MiB); standard 16KiB")                            \
 	X(dram_blocks, "dram-blocks", "N",                                                         \
 		"start a private skepd whose pool has exactly N frames; standard 10000")           \
+	X(ssd_blocks, "ssd-blocks", "N",                                                           \
+		"give the private skepd an ssd tier with room for N live blocks")                  \
+	X(ssd_path, "ssd-path", "DIR",                                                             \
+		"where that tier's file lies meanwhile; standard: the current directory")          \
 	X(clients, "clients", "K", "client threads, each with its own session; standard 1")        \
 	X(speed, "speed", "max|real|Nx", "as fast as it goes, as it was, or N times that")         \
 	X(requests, "requests", "N", "the first N requests; of made traffic, how many are made")   \
@@ -34,6 +38,8 @@ struct replay_options {
 	const char *socket; /* of a running daemon, or NULL: a private one is started */
 	uint64_t payload_bytes;
 	uint64_t dram_blocks;
+	uint64_t ssd_blocks;  /* 0: no ssd tier */
+	const char *ssd_path; /* directory; NULL: the current one */
 	uint64_t clients;
 	uint64_t requests; /* 0: all */
 	uint64_t seed;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/bits.h"
@@ -32,6 +33,8 @@ void replay_tally_add(struct replay_tally *to, const struct replay_tally *from)
 	to->requests += from->requests;
 	to->blocks += from->blocks;
 	to->hit_blocks += from->hit_blocks;
+	to->ssd_blocks += from->ssd_blocks;
+	to->lost_blocks += from->lost_blocks;
 	to->wrong_blocks += from->wrong_blocks;
 	to->failed_gets += from->failed_gets;
 	to->put_blocks += from->put_blocks;
@@ -80,15 +83,15 @@ static int chain_fill(struct work *work, const struct trace_request *request)
 	return 0;
 }
 
-/* Looks at every byte of the run where it lies. */
+/* Looks at every byte of a run where it lies: blocks [from, to), whose references are there. */
 static void hits_check(
-	struct work *work, const struct trace_request *request, const struct skep_match *match)
+	struct work *work, const struct trace_request *request, uint32_t from, uint32_t to)
 {
-	for (uint32_t i = 0; i < match->matched; i++) {
+	for (uint32_t i = from; i < to; i++) {
 		struct payload_range whole = {.offset = 0, .bytes = work->run->payload_bytes};
 		struct skep_view view;
 
-		if (skep_view(work->session, &match->refs[i], 0, &view) ||
+		if (skep_view(work->session, &work->refs[i], 0, &view) ||
 			view.length != whole.bytes) {
 			work->tally->failed_gets++;
 			continue;
@@ -97,6 +100,62 @@ static void hits_check(
 			PAYLOAD_RIGHT)
 			work->tally->wrong_blocks++;
 	}
+}
+
+/* Brings what the ssd holds of the request; *@had grows, *@pin becomes the pin of the last run. */
+static int hits_load(struct work *work, const struct trace_request *request, uint32_t stored,
+	uint32_t *had, struct skep_pin *pin)
+{
+	while (*had < stored) {
+		struct skep_load load = {
+			.struct_bytes = sizeof(load),
+			.chain = work->chain,
+			.first = *had,
+			.count = stored - *had,
+			.refs = work->refs + *had,
+			.refs_max = stored - *had,
+			.deadline_ns = SKEP_FOREVER,
+		};
+		int status = skep_load(work->session, &load);
+
+		if (status < 0 || !load.loaded) {
+			/* What left between match and load is a miss; the rest is a failure. */
+			work->tally->failed_gets += status < 0;
+			return status == SKEP_EDOWN ? status : 0;
+		}
+		hits_check(work, request, *had, *had + load.loaded);
+		skep_release(work->session, pin);
+		*pin = load.pin;
+		*had += load.loaded;
+		work->tally->ssd_blocks += load.loaded;
+	}
+	return 0;
+}
+
+/* Blocks from @had on are missing: those that were acknowledged must have been evicted. */
+static int lost_count(struct work *work, const struct trace_request *request, uint32_t had)
+{
+	struct skep_explanation why = {.struct_bytes = sizeof(why)};
+	uint64_t acknowledged = 0;
+	const char *reason;
+	int status;
+
+	for (uint32_t i = had; i < request->block_count; i++)
+		acknowledged += atomic_load_explicit(
+			&work->run->acknowledged[request_node(work, request, i) -
+						 work->run->trace->nodes],
+			memory_order_acquire);
+	if (!acknowledged)
+		return 0;
+	status = skep_explain(work->session, work->chain, SKEP_FOREVER, &why);
+	if (status)
+		return status;
+	reason = skep_reason_text(why.reason);
+	/* With several clients another one may have put it back meanwhile. */
+	if (why.matched <= had && strcmp(reason, "evicted") && strcmp(reason, "none") &&
+		strcmp(reason, "pending"))
+		work->tally->lost_blocks += acknowledged;
+	return 0;
 }
 
 /*
@@ -136,7 +195,17 @@ static uint64_t put_deadline(const struct work *work)
 	return clock_after(clock_ns(), work->run->put_wait_ns);
 }
 
-static int frames_commit(struct work *work, unsigned count)
+static void acknowledge(
+	struct work *work, const struct trace_request *request, const struct skep_frame *frame)
+{
+	if (work->run->acknowledged)
+		atomic_store_explicit(
+			&work->run->acknowledged[request_node(work, request, frame->block) -
+						 work->run->trace->nodes],
+			1, memory_order_release);
+}
+
+static int frames_commit(struct work *work, const struct trace_request *request, unsigned count)
 {
 	struct skep_commit commit = {
 		.struct_bytes = sizeof(commit),
@@ -154,6 +223,7 @@ static int frames_commit(struct work *work, unsigned count)
 	for (unsigned i = 0; i < count; i++) {
 		if (work->frames[i].status == 0) {
 			work->tally->put_blocks++;
+			acknowledge(work, request, &work->frames[i]);
 			continue;
 		}
 		work->tally->refused_puts++;
@@ -187,7 +257,7 @@ static int blocks_put(struct work *work, const struct trace_request *request, ui
 		}
 		SKEP_CHECK(answered > 0 && (uint32_t)answered <= reserve.count);
 		ready = frames_write(work, request, (unsigned)answered);
-		status = ready ? frames_commit(work, ready) : 0;
+		status = ready ? frames_commit(work, request, ready) : 0;
 		if (status)
 			return status;
 		first += (uint32_t)answered;
@@ -219,6 +289,7 @@ static int request_run(struct work *work, const struct trace_request *request)
 		.refs = work->refs,
 	};
 	uint64_t mark_ns = clock_ns();
+	uint32_t had;
 	int status;
 
 	tally->requests++;
@@ -234,13 +305,16 @@ static int request_run(struct work *work, const struct trace_request *request)
 	lap(&tally->match_ns, &mark_ns);
 	SKEP_CHECK(match.matched <= request->block_count);
 	tally->blocks += request->block_count;
-	tally->hit_blocks += match.matched;
-	if (match.matched) {
-		hits_check(work, request, &match);
+	had = match.matched;
+	hits_check(work, request, 0, had);
+	status = hits_load(work, request, match.stored, &had, &match.pin);
+	tally->hit_blocks += had;
+	if (had)
 		lap(&tally->get_ns, &mark_ns);
-	}
-	if (match.matched < request->block_count) {
-		status = blocks_put(work, request, match.matched);
+	if (!status && work->run->acknowledged && had < request->block_count)
+		status = lost_count(work, request, had);
+	if (!status && had < request->block_count) {
+		status = blocks_put(work, request, had);
 		lap(&tally->put_ns, &mark_ns);
 	}
 	skep_release(work->session, &match.pin);

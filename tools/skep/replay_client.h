@@ -14,7 +14,9 @@
 struct replay_tally {
 	uint64_t requests;
 	uint64_t blocks;	  /* asked for */
-	uint64_t hit_blocks;	  /* matched */
+	uint64_t hit_blocks;	  /* had, from whatever tier */
+	uint64_t ssd_blocks;	  /* of these, loaded from the ssd */
+	uint64_t lost_blocks;	  /* acknowledged, and missed later for no good reason */
 	uint64_t wrong_blocks;	  /* got, with a byte that was not what was put */
 	uint64_t failed_gets;	  /* matched and not delivered */
 	uint64_t put_blocks;	  /* written and committed */
@@ -38,6 +40,8 @@ struct replay_run {
 	uint64_t payload_bytes;
 	uint64_t put_wait_ns; /* how long a put waits for a frame; CLOCK_NEVER: without end */
 	double speed;	      /* 0: as fast as it goes */
+	/* With an ssd tier: which nodes of the trace were put and acknowledged; else NULL. */
+	_Atomic uint8_t *acknowledged;
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* of the next three */
 	unsigned opened;	/* clients whose session is open, or has failed to */

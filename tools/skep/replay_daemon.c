@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -10,8 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "base/bits.h"
+#include "tiering/ssd/ssd.h"
 
 /* How long a daemon may take to populate its pool, and to end. */
 #define START_WAIT_MS 300000
@@ -63,18 +69,59 @@ static int directory_make(struct replay_daemon *daemon, char *why)
 	return 0;
 }
 
+static uint64_t ssd_bytes(const struct replay_pool *pool)
+{
+	return pool->ssd_blocks
+		       ? ssd_bytes_for(pool->ssd_blocks * align_up(pool->payload_bytes, 4096))
+		       : 0;
+}
+
+/* A directory of its own for the ssd tier's file, on a disk with room for it. */
+static int ssd_directory_make(
+	struct replay_daemon *daemon, const struct replay_pool *pool, char *why)
+{
+	const char *root = pool->ssd_path ? pool->ssd_path : ".";
+	char *path = realpath(root, NULL);
+	struct statvfs room;
+	uint64_t bytes = ssd_bytes(pool);
+	int status = 0;
+
+	if (!path || statvfs(path, &room)) {
+		status = -errno;
+		snprintf(why, REPLAY_WHY_BYTES, "%.200s: %s", root, strerror(-status));
+	} else if (room.f_bavail * room.f_frsize < bytes + bytes / 50) {
+		status = -ENOSPC;
+		snprintf(why, REPLAY_WHY_BYTES,
+			"%.200s has %" PRIu64 " MiB free and the ssd tier takes %" PRIu64
+			" MiB: give another --ssd-path or fewer --ssd-blocks",
+			root, (uint64_t)(room.f_bavail * room.f_frsize) >> 20, bytes >> 20);
+	} else if (snprintf(daemon->ssd_directory, sizeof(daemon->ssd_directory),
+			   "%s/skep-replay-ssd-XXXXXX",
+			   path) >= (int)sizeof(daemon->ssd_directory) ||
+		   !mkdtemp(daemon->ssd_directory)) {
+		status = errno ? -errno : -ENAMETOOLONG;
+		snprintf(why, REPLAY_WHY_BYTES, "%.200s: no directory can be made there: %s", root,
+			strerror(-status));
+		daemon->ssd_directory[0] = '\0';
+	}
+	free(path);
+	return status;
+}
+
 /* The numbers of the command line, written before fork. */
 struct words {
-	char pool[48], index[24], records[24], ready[16];
+	char pool[48], index[24], records[24], ready[16], ssd[4200];
 };
 
 /*
  * Room in the index and for tokens for every frame of the pool and some in passing: it is the
  * frames that shall be short in a replay.
  */
-static void words_write(struct words *words, const struct replay_pool *pool, int ready_fd)
+static void words_write(struct words *words, const struct replay_daemon *daemon,
+	const struct replay_pool *pool, int ready_fd)
 {
-	uint64_t slots = pool->blocks + pool->blocks / 4 + 4096;
+	uint64_t blocks = pool->blocks + pool->ssd_blocks + pool->ssd_blocks / 16;
+	uint64_t slots = blocks + blocks / 4 + 4096;
 	uint64_t record_bytes = slots * (pool->block_tokens * sizeof(uint32_t) + 256) + (16 << 20);
 
 	snprintf(words->pool, sizeof(words->pool), "%" PRIu64 ":%" PRIu64, pool->payload_bytes,
@@ -82,6 +129,8 @@ static void words_write(struct words *words, const struct replay_pool *pool, int
 	snprintf(words->index, sizeof(words->index), "%" PRIu64, slots);
 	snprintf(words->records, sizeof(words->records), "%" PRIu64, record_bytes);
 	snprintf(words->ready, sizeof(words->ready), "%d", ready_fd);
+	snprintf(words->ssd, sizeof(words->ssd), "%s/ssd:%" PRIu64, daemon->ssd_directory,
+		ssd_bytes(pool));
 }
 
 /* In the child. Between fork and exec only calls that a signal handler may make. */
@@ -92,7 +141,8 @@ static _Noreturn void child_exec(
 		(char *)daemon->directory, "--admin", "off", "--private", "--volatile-secret",
 		"--parent-death", "--ready-fd", words->ready, "--dram-blocks-of", words->pool,
 		"--index-blocks", words->index, "--record-bytes", words->records, "--age-limit",
-		"never", "--log-level", "warn", NULL};
+		"never", "--log-level", "warn", daemon->ssd_directory[0] ? "--ssd" : NULL,
+		words->ssd, NULL};
 
 	/* A group of its own: an interrupt from the terminal is for the replay, which then ends it.
 	 */
@@ -136,15 +186,19 @@ int replay_daemon_start(struct replay_daemon *daemon, const struct replay_pool *
 	if (status)
 		return status;
 	status = directory_make(daemon, why);
-	if (status)
+	if (!status && pool->ssd_blocks)
+		status = ssd_directory_make(daemon, pool, why);
+	if (status) {
+		replay_daemon_stop(daemon);
 		return status;
+	}
 	if (pipe2(ready, O_CLOEXEC)) {
 		status = -errno;
 		snprintf(why, REPLAY_WHY_BYTES, "pipe: %s", strerror(-status));
 		replay_daemon_stop(daemon);
 		return status;
 	}
-	words_write(&words, pool, ready[1]);
+	words_write(&words, daemon, pool, ready[1]);
 	daemon->pid = fork();
 	if (daemon->pid == 0)
 		child_exec(program, daemon, &words, ready[1]);
@@ -169,6 +223,22 @@ static bool child_gone(pid_t pid)
 	return done == pid || (done < 0 && errno == ECHILD);
 }
 
+static int entry_remove(const char *path, const struct stat *is, int kind, struct FTW *at)
+{
+	(void)is;
+	(void)kind;
+	(void)at;
+	return remove(path) ? -errno : 0;
+}
+
+static void directory_remove(const char *path)
+{
+	int status = nftw(path, entry_remove, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+
+	if (status)
+		fprintf(stderr, "skep replay: %s: %s\n", path, strerror(-status));
+}
+
 void replay_daemon_stop(struct replay_daemon *daemon)
 {
 	if (daemon->pid) {
@@ -179,6 +249,10 @@ void replay_daemon_stop(struct replay_daemon *daemon)
 			poll(NULL, 0, 10);
 		}
 		daemon->pid = 0;
+	}
+	if (daemon->ssd_directory[0]) {
+		directory_remove(daemon->ssd_directory);
+		daemon->ssd_directory[0] = '\0';
 	}
 	if (daemon->directory[0]) {
 		unlink(daemon->socket);

@@ -14,6 +14,7 @@ struct replay_daemon {
 	pid_t pid; /* 0: none runs */
 	char directory[REPLAY_PATH_BYTES - 8];
 	char socket[REPLAY_PATH_BYTES];
+	char ssd_directory[4096]; /* "": no ssd tier */
 };
 
 /* A pool of exactly so many parts of so many bytes. */
@@ -21,6 +22,8 @@ struct replay_pool {
 	uint64_t blocks;
 	uint64_t payload_bytes;
 	uint32_t block_tokens;
+	uint64_t ssd_blocks;  /* live ones; 0: no ssd tier */
+	const char *ssd_path; /* directory in which a private one is made; NULL: the current one */
 };
 
 /*

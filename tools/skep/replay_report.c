@@ -34,6 +34,20 @@ static uint64_t status_number(const json_t *status, const char *object, const ch
 		json_object_get(json_object_get(status, object), field));
 }
 
+/* The sum over realms of what a counter grew by. */
+static uint64_t realms_counted(const struct replay_result *result, const char *counter)
+{
+	const json_t *realm;
+	int64_t sum = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(result->after, "realms"), i, realm) sum +=
+		(int64_t)status_number(realm, "counters", counter);
+	json_array_foreach(json_object_get(result->before, "realms"), i, realm) sum -=
+		(int64_t)status_number(realm, "counters", counter);
+	return (uint64_t)sum;
+}
+
 static double keeper_busy(const struct replay_result *result)
 {
 	uint64_t busy_ns = status_number(result->after, "counters", "keeper_busy_ns") -
@@ -132,6 +146,18 @@ json_t *replay_report_json(const struct replay_result *result)
 	set_number(out, "wrong_blocks", tally->wrong_blocks);
 	set_number(out, "refused_puts", tally->refused_puts);
 	set_number(out, "failed_gets", tally->failed_gets);
+	if (result->ssd_blocks) {
+		json_t *tiers = json_object();
+
+		set_number(tiers, "dram", tally->hit_blocks - tally->ssd_blocks);
+		set_number(tiers, "ssd", tally->ssd_blocks);
+		json_object_set_new(out, "hit_by_tier", tiers);
+		set_number(out, "ssd_blocks", result->ssd_blocks);
+		set_number(out, "shed_blocks", realms_counted(result, "blocks_shed"));
+		set_number(out, "lost_blocks", tally->lost_blocks);
+		set_number(out, "written_blocks", realms_counted(result, "blocks_written"));
+		set_number(out, "moved_blocks", realms_counted(result, "blocks_moved"));
+	}
 	json_object_set_new(out, "misses", misses_json(result));
 	set_real(out, "blocks_per_s", blocks_a_second(result));
 	set_real(out, "keeper_busy", keeper_busy(result));
@@ -144,7 +170,7 @@ json_t *replay_report_json(const struct replay_result *result)
 	set_number(out, "put_blocks", tally->put_blocks);
 	set_number(out, "existing_blocks", tally->existing_blocks);
 	set_number(out, "unique_blocks", result->traffic.unique_blocks);
-	set_number(out, "dram_blocks", result->capacity_blocks);
+	set_number(out, "dram_blocks", result->capacity_blocks - result->ssd_blocks);
 	set_number(out, "payload_bytes", result->payload_bytes);
 	set_number(out, "clients", result->clients);
 	set_real(out, "seconds", result_seconds(result));
@@ -214,6 +240,8 @@ void replay_report_print(const struct replay_result *result, FILE *out)
 	print_traffic(result, out);
 	fprintf(out, "  %-30s %12s %10s\n", "", "blocks had", "hit ratio");
 	print_ratio(out, "skep", tally->hit_blocks, tally->blocks);
+	if (result->ssd_blocks)
+		print_ratio(out, "  of them from the ssd", tally->ssd_blocks, tally->blocks);
 #define X(policy, field, name)                                                                     \
 	print_ratio(out, name, result->simulated_hit_blocks.field, tally->blocks);
 	REPLAY_POLICY_TABLE(X)
@@ -223,6 +251,10 @@ void replay_report_print(const struct replay_result *result, FILE *out)
 	print_count(out, "wrong blocks", tally->wrong_blocks);
 	print_count(out, "failed gets", tally->failed_gets);
 	print_count(out, "refused puts", tally->refused_puts);
+	if (result->ssd_blocks) {
+		print_count(out, "lost blocks", tally->lost_blocks);
+		print_count(out, "shed blocks", realms_counted(result, "blocks_shed"));
+	}
 	fprintf(out, "\nper request%22s %12s %10s\n", "", "p50", "p99");
 	print_latency(out, "tokens made and hashed", &tally->hash_ns);
 	print_latency(out, "match", &tally->match_ns);

@@ -22,7 +22,7 @@ struct replay_result {
 	const char *source; /* path of the trace, or "generated" */
 	struct replay_tally tally;
 	struct trace_stats traffic;
-	uint64_t capacity_blocks, payload_bytes, clients;
+	uint64_t capacity_blocks, ssd_blocks, payload_bytes, clients;
 	uint64_t began_ns;
 	struct {
 #define X(policy, field, name) uint64_t field;
