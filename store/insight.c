@@ -189,6 +189,8 @@ void block_status_fill(struct realm *realm, uint32_t slot, struct block_status *
 		out->parent_high = LOAD(index->entries[parent].id_high);
 	}
 	out->state = (uint8_t)index_state(realm, slot);
+	out->in_dram = LOAD(entry->frame_generation) != 0;
+	out->on_ssd = slot_on_ssd(realm, slot);
 	out->slot = slot;
 	out->parts = shape.parts;
 	out->frame_generation = LOAD(entry->frame_generation);

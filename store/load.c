@@ -17,7 +17,7 @@
 /* ------------------------------------------------------------------------------- one block */
 
 /* On an I/O thread. */
-static int block_check(struct ssd_get *get)
+int load_check(struct ssd_get *get)
 {
 	struct ssd_job *job = list_item(get, struct ssd_job, get);
 	uint64_t sums[1024]; /* SKEP_RANGES_MAX */
@@ -96,7 +96,7 @@ static int frames_take(struct realm *realm, uint32_t slot)
 	return 0;
 }
 
-static void block_expect(struct realm *realm, uint32_t slot, struct ssd_job *job)
+void load_expect(struct realm *realm, uint32_t slot, uint8_t *into, struct ssd_job *job)
 {
 	struct index *index = &realm->index;
 	const struct index_entry *entry = &index->entries[slot];
@@ -105,10 +105,13 @@ static void block_expect(struct realm *realm, uint32_t slot, struct ssd_job *job
 	job->part_count = LOAD(entry->parts);
 	for (uint32_t i = 0; i < job->part_count; i++) {
 		const struct index_part *part = index_part(index, slot, i);
-		void *bytes =
-			dram_at(realm->dram, (uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES);
+		void *bytes = into ? into
+				   : dram_at(realm->dram,
+					     (uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES);
 
 		job->pieces[i] = (struct iovec){bytes, align_up(LOAD(part->bytes), SSD_UNIT_BYTES)};
+		if (into)
+			into += job->pieces[i].iov_len;
 		job->parts[i].sums = (struct part_sums){.bytes = bytes,
 			.length = LOAD(part->bytes),
 			.range_count = space->part_ranges[i],
@@ -139,11 +142,11 @@ static int block_start(struct realm *realm, uint32_t slot)
 	if (status == 0) {
 		job = ssd_job_take(realm, slot);
 		if (job) {
-			block_expect(realm, slot, job);
+			load_expect(realm, slot, NULL, job);
 			job->get = (struct ssd_get){.at = realm->index.ssd_at[slot],
 				.piece_count = job->part_count,
 				.pieces = job->pieces,
-				.check = block_check,
+				.check = load_check,
 				.done = block_done};
 			status = ssd_get(realm->ssd.log, &job->get);
 			if (status < 0)

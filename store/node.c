@@ -223,7 +223,10 @@ static void *memory_main(void *arg)
 					mailbox_call(node->mailbox, ready_run, &post);
 				}
 			}
-			ready += bytes == (int64_t)dram_bytes(realm->dram);
+			if (bytes == (int64_t)dram_bytes(realm->dram)) {
+				node_ssd_register(node, realm);
+				ready++;
+			}
 			lacking += bytes < 0;
 		}
 		pools_note(node, ready, lacking);
@@ -413,9 +416,7 @@ fail:
 	return status;
 }
 
-/* Threads of ours take no signals: they are the program's. */
-static int thread_start(
-	pthread_t *thread, void *(*body)(void *), struct node *node, const char *name)
+int node_thread_start(pthread_t *thread, void *(*body)(void *), struct node *node, const char *name)
 {
 	sigset_t all, before;
 	int status;
@@ -434,15 +435,15 @@ int node_start(struct node *node)
 	int status;
 
 	node->started_ns = clock_ns();
-	status = thread_start(&node->keeper_thread, keeper_main, node, "skep-keeper");
+	status = node_thread_start(&node->keeper_thread, keeper_main, node, "skep-keeper");
 	if (status < 0)
 		return status;
 	node->keeper_runs = true;
-	status = thread_start(&node->memory_thread, memory_main, node, "skep-memory");
+	status = node_thread_start(&node->memory_thread, memory_main, node, "skep-memory");
 	if (status < 0)
 		return status;
 	node->memory_runs = true;
-	return 0;
+	return node_ssd_start(node);
 }
 
 void node_destroy(struct node *node)
@@ -456,6 +457,8 @@ void node_destroy(struct node *node)
 	/* The memory thread may be waiting for the keeper, which runs until it has ended. */
 	if (node->memory_runs)
 		pthread_join(node->memory_thread, NULL);
+	if (node->fill_runs)
+		pthread_join(node->fill_thread, NULL);
 	node_ssd_stop(node);
 	atomic_store(&node->keeper_ends, true);
 	if (node->keeper_runs) {

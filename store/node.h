@@ -137,12 +137,14 @@ struct node_status {
 	unsigned realm_count;
 	unsigned session_count;
 	struct node_ssd_status {
-		unsigned devices, devices_fenced, in_flight;
 		bool uring;	 /* else plain reads and writes by a few threads … */
 		int uring_error; /* … for this reason; 0: that was asked for */
+		uint64_t devices, devices_fenced, in_flight, io_fallback;
 		uint64_t segment_bytes, segments, segments_free, tables_damaged;
-		bool manifest;	       /* it is there; false: built without RocksDB */
-		bool manifest_rebuilt; /* it was lost: all records of the tables counted as live */
+		uint64_t unwritten_bytes; /* of new files: not written through yet, so slower */
+		bool manifest;		  /* it is there; false: built without RocksDB */
+		/* 1: it was lost, and all records of the tables counted as live. */
+		uint64_t manifest_rebuilt;
 		uint64_t manifest_bytes, manifest_rows_waiting, manifest_errors;
 		uint64_t reads, writes, flushes, read_bytes, written_bytes, errors;
 		struct histogram read_ns, write_ns;
@@ -194,6 +196,7 @@ struct block_status {
 	uint64_t id_low, id_high, parent_low, parent_high;
 	bool root;
 	uint8_t state; /* enum entry_state (store/read/layout.h) */
+	bool in_dram, on_ssd;
 	uint32_t slot, children, parts, depth;
 	uint64_t bytes, idle_ns, frame_generation;
 	uint32_t pins;		/* cells that name exactly this block */
@@ -234,6 +237,26 @@ int64_t node_evict(struct node *node, const struct block_name *name);
 
 /* Evicts the coldest blocks of a realm until @bytes are free; bytes freed. */
 int64_t node_evict_coldest(struct node *node, const char *realm, uint64_t bytes);
+
+/*
+ * Reads blocks from the ssd and verifies them where they lie, DRAM passed over: those in slots from
+ * @cursor on, until @bytes_max of them are read (64 MiB and 64 blocks at most). What does not
+ * verify is written again from DRAM or quarantined. Waits for the reads. Return: 0; -ENOENT (no
+ * such realm, or it has no ssd), -ENOMEM, -ETIMEDOUT, -EIO (its device is fenced).
+ */
+struct node_verify {
+	const char *realm;
+	uint64_t bytes_max;
+	uint32_t cursor;	  /* moves; UINT32_MAX: all were looked at */
+	uint32_t slots;		  /* out: of the index, so that progress can be shown */
+	uint64_t blocks, bytes;	  /* out: read in this step */
+	uint64_t bad, unreadable; /* out: of these */
+};
+int node_verify(struct node *node, struct node_verify *verify);
+
+/* Takes a fenced device of the ssd tier into use again. Return: 0 (also where it is not fenced),
+ * -ENODEV. */
+int node_unfence(struct node *node, unsigned device);
 
 /* Removes all blocks of a space (NULL: of all spaces of the realm); count. */
 int64_t node_purge(struct node *node, const char *realm, const char *space);

@@ -25,7 +25,8 @@ struct node {
 	uint64_t started_ns;
 	/* Pools grow on this thread; it alone calls dram_populate(). */
 	pthread_t keeper_thread, memory_thread;
-	bool keeper_runs, memory_runs;
+	pthread_t fill_thread; /* writes new files of the ssd tier through once */
+	bool keeper_runs, memory_runs, fill_runs;
 	_Atomic bool stopping;	  /* nothing new begins */
 	_Atomic bool keeper_ends; /* set when nobody waits for the keeper any more */
 	pthread_mutex_t memory_lock;
@@ -60,7 +61,14 @@ void node_ledger_close(struct node *node);
 int node_ssd_create(
 	struct node *node, const struct node_config *config, char *why, size_t why_bytes);
 int node_ssd_recover(struct node *node, char *why, size_t why_bytes);
+/* Starts what runs beside the keeper. Return: 0 or a negative errno. */
+int node_ssd_start(struct node *node);
+/* A pool is whole: transfers to and from it need no page look-ups any more. */
+void node_ssd_register(struct node *node, const struct realm *realm);
 void node_ssd_stop(struct node *node);
+/* Threads of ours take no signals: they are the program's. Return: 0 or a negative errno. */
+int node_thread_start(
+	pthread_t *thread, void *(*body)(void *), struct node *node, const char *name);
 void node_ssd_settle(struct node *node);
 void node_ssd_destroy(struct node *node);
 void node_ssd_status(struct node *node, struct node_ssd_status *out);

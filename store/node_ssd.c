@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -14,6 +15,7 @@
 #include "store/node_priv.h"
 #include "tiering/ssd/disk.h"
 
+#define FILL_STEP_BYTES (16ull << 20)
 #define STOP_DEFAULT_NS (5 * NS_PER_S)
 #define STOP_LOOK_US	2000
 
@@ -71,6 +73,65 @@ int node_ssd_recover(struct node *node, char *why, size_t why_bytes)
 		snprintf(why, why_bytes, "what the ssd tier holds cannot be taken in: %s",
 			status_text(status));
 	return status;
+}
+
+/* --------------------------------------------------------------------------- beside the keeper */
+
+/*
+ * Extents that were never written are slow at their first writing, so new files are written through
+ * once: in steps, and while others transfer for half of the time at most.
+ */
+static void *fill_main(void *arg)
+{
+	struct node *node = arg;
+
+	for (unsigned i = 0; i < node->disks->device_count; i++) {
+		int64_t done = 0;
+
+		while (!atomic_load(&node->stopping) && done >= 0 &&
+			(uint64_t)done < node->disks->device_bytes[i]) {
+			uint64_t began = clock_ns(), took;
+			struct disks_status status;
+
+			done = disks_write_through(node->disks, i, FILL_STEP_BYTES);
+			took = MIN_OF(clock_ns() - began, NS_PER_S / 10);
+			disks_status_get(node->disks, &status);
+			if (status.in_flight)
+				nanosleep(&(struct timespec){.tv_nsec = (long)took}, NULL);
+		}
+		if (done < 0)
+			log_warn("ssd", "device %u is not written through: %s", i,
+				status_text((int)done));
+	}
+	return NULL;
+}
+
+int node_ssd_start(struct node *node)
+{
+	bool all = true;
+	int status;
+
+	for (unsigned i = 0; node->disks && i < node->disks->device_count; i++)
+		all &= disks_written_through(node->disks, i) == node->disks->device_bytes[i];
+	if (!node->disks || all)
+		return 0;
+	status = node_thread_start(&node->fill_thread, fill_main, node, "skep-fill");
+	node->fill_runs = status == 0;
+	return status;
+}
+
+void node_ssd_register(struct node *node, const struct realm *realm)
+{
+	int status;
+
+	if (!node->disks || !realm->ssd.log)
+		return;
+	status = disks_register(node->disks, dram_at(realm->dram, 0), dram_bytes(realm->dram));
+	if (status < 0 && status != -ENOTSUP)
+		log_warn("ssd",
+			"realm %s: its pool is not registered for transfers (%s): they go on "
+			"without, at some cost; see the memlock limit in skepd --check",
+			realm->name, status_text(status));
 }
 
 /* ------------------------------------------------------------------------------------- stop */
@@ -173,6 +234,7 @@ void node_ssd_status(struct node *node, struct node_ssd_status *out)
 		.in_flight = disks.in_flight,
 		.uring = disks.uring,
 		.uring_error = disks.uring_error,
+		.io_fallback = disks.uring_error != 0,
 		.segment_bytes = ssd.segment_bytes,
 		.segments = ssd.segments,
 		.segments_free = ssd.segments_free,
@@ -185,5 +247,8 @@ void node_ssd_status(struct node *node, struct node_ssd_status *out)
 		.errors = disks.errors,
 		.read_ns = disks.read_ns,
 		.write_ns = disks.write_ns};
+	for (unsigned i = 0; i < node->disks->device_count; i++)
+		out->unwritten_bytes +=
+			node->disks->device_bytes[i] - disks_written_through(node->disks, i);
 	node_ledger_status(node, out);
 }

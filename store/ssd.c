@@ -591,6 +591,42 @@ static void log_lost(void *arg, uint32_t at, uint32_t units)
 	}
 }
 
+void ssd_record_bad(struct realm *realm, uint32_t slot, uint32_t at)
+{
+	struct slot *own = &realm->index.slots[slot];
+
+	if (!slot_on_ssd(realm, slot) || realm->index.ssd_at[slot] != at)
+		return;
+	realm->counters[REALM_COUNTER_blocks_quarantined]++;
+	if (own->flags & SLOT_IN_DRAM && !(own->flags & SLOT_LOADING)) {
+		ssd_forget(realm, slot);
+		ssd_dirty(realm, slot);
+		return;
+	}
+	realm->misses[SKEP_REASON_CHECKSUM]++;
+	remove_subtree(realm, slot, SKEP_REASON_CHECKSUM);
+}
+
+/* Blocks that were kept in DRAM alone meanwhile are written; the others of the list are. */
+void ssd_back(struct realm *realm)
+{
+	uint32_t slots = realm->index.head->slot_count;
+
+	realm->ssd.stuck = false;
+	if (!realm->ssd.log || !realm->ssd.down)
+		return;
+	realm->ssd.down = false;
+	realm->ssd.spaces_unwritten = true;
+	for (uint32_t slot = 0; slot < slots; slot++) {
+		const struct slot *own = &realm->index.slots[slot];
+
+		if (index_state(realm, slot) == ENTRY_PRESENT && !slot_on_ssd(realm, slot) &&
+			!(own->flags & (SLOT_DIRTY | SLOT_WRITING)) &&
+			ssd_keeps(realm, LOAD(realm->index.entries[slot].space)))
+			ssd_dirty(realm, slot);
+	}
+}
+
 static void log_room(void *arg)
 {
 	struct realm *realm = arg;

@@ -552,6 +552,11 @@ void ssd_pump(struct realm *realm);
 void space_record_drop(struct realm *realm, uint32_t space);
 /* Takes in what the log's tables hold (recover.c); before any session. */
 int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count);
+/* The record at @at, if it is still the block's, does not hold what it must: a block that is in
+ * DRAM is written again, another is quarantined with all below it. */
+void ssd_record_bad(struct realm *realm, uint32_t slot, uint32_t at);
+/* A device serves again. */
+void ssd_back(struct realm *realm);
 /* The block's record is dead. */
 void ssd_forget(struct realm *realm, uint32_t slot);
 /* Takes a leaf that is on the ssd alone out of the index. */
@@ -572,6 +577,10 @@ static inline bool ssd_keeps(const struct realm *realm, uint32_t space)
 int label_make(struct realm *realm, uint32_t slot, void *out);
 
 /* load.c: from the ssd into frames */
+/* Makes pieces and what they must hold; @into: memory for all parts, NULL: the block's frames. */
+void load_expect(struct realm *realm, uint32_t slot, uint8_t *into, struct ssd_job *job);
+/* Do the parts of a job's get hold what they must? On an I/O thread. */
+int load_check(struct ssd_get *get);
 int load_submit(struct session *session, const struct submission *message);
 void load_session_gone(struct session *session);
 void load_pump(struct realm *realm);

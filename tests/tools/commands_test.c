@@ -70,6 +70,12 @@ static void every_command_answers(void)
 	answers(NULL, "{\"command\":\"where\",\"id\":\"" ID "\"}", "\"tier\":\"dram\"");
 	answers(NULL, "{\"command\":\"evict\",\"realm\":\"a\",\"id\":\"" ID "\"}", "\"blocks\":4");
 	answers(NULL, "{\"command\":\"evict\",\"realm\":\"a\",\"bytes\":4096}", "\"bytes\":4097");
+	answers(NULL, "{\"command\":\"verify\",\"realm\":\"a\"}", "\"cursor\":7");
+	answers(NULL, "{\"command\":\"verify\",\"realm\":\"a\",\"cursor\":7,\"bytes\":4096}",
+		"\"cursor\":null");
+	answers(NULL, "{\"command\":\"unfence\",\"device\":0}", "\"device\":0");
+	refused(NULL, "{\"command\":\"unfence\",\"device\":1}", "ENODEV", "no device 1");
+	refused("a", "{\"command\":\"unfence\",\"device\":0}", "EACCES", "operators");
 	REQUIRE_EQ(stub.bytes, 4096);
 	answers(NULL, "{\"command\":\"purge\",\"realm\":\"b\",\"space\":\"llama\"}",
 		"\"blocks\":9");

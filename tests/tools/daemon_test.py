@@ -538,12 +538,41 @@ def logs_are_json(folder):
     require(any("serves 1 realm" in line["text"] for line in lines), "every line is JSON")
 
 
+def the_ssd_is_verified(folder):
+    """Blocks outlive the daemon; a scrub reads them all and finds bytes that were changed."""
+    path = os.path.join(folder, "ssd")
+    flags = ("--dram", "32MiB", "--ssd", f"{path}:128MiB")
+    daemon = Daemon(folder, *flags)
+    skep(daemon, "replay", "--requests", "60", "--payload-bytes", "64KiB")
+    status = ask(daemon, "status")
+    require(status["ssd"]["devices"] == 1 and status["ssd"]["manifest"], "status shows the ssd")
+    require("ssd" in skep(daemon, "status"), "and tells people")
+    require(daemon.stop() == 0, "SIGTERM")
+    daemon = Daemon(folder, *flags)
+    realm = ask(daemon, "status")["realms"][0]
+    require(realm["blocks_ssd"] > 50 and realm["blocks_present"] == realm["blocks_ssd"], "warm")
+    done = ask(daemon, "verify", "--rate", "0")
+    require(done["blocks"] == realm["blocks_ssd"] and done["bad"] == 0, f"all of them: {done}")
+    with open(path, "r+b") as file:
+        for at in range(1 << 20, 9 << 20, 16 * 4096):
+            file.seek(at + 5000)
+            byte = file.read(1)[0]
+            file.seek(at + 5000)
+            file.write(bytes([byte ^ 1]))
+    done = ask(daemon, "verify", "--rate", "0", rc=1)
+    require(done["bad"] > 0, f"changed bytes are found: {done}")
+    require(ask(daemon, "verify", "--rate", "0")["bad"] == 0, "and quarantined")
+    require("ENODEV" not in skep(daemon, "unfence", "0"), "nothing to unfence is no error")
+    skep(daemon, "unfence", "1", rc=1)
+    require(daemon.stop() == 0, "SIGTERM")
+
+
 CASES = (looks, blocks_live_and_go, a_chain_is_explained_and_steered, replayed_blocks_are_shown,
          a_smaller_quota_is_evicted_down_to, exits_are_as_documented,
          the_second_daemon_is_refused, settings_reload, a_realm_sees_itself, the_http_page_serves,
          systemd_is_told, ids_last_over_a_restart, an_exact_count_of_frames_fits,
          the_parent_takes_it_along, checks_say_what_to_do, a_flood_of_commands_is_cut,
-         logs_are_json)
+         logs_are_json, the_ssd_is_verified)
 
 
 def run(case):

@@ -97,6 +97,7 @@ int node_spaces(struct node *node, const char *realm, struct space_status *out, 
 static void block_make(struct block_status *out, uint32_t slot)
 {
 	*out = (struct block_status){.id_low = 1,
+		.in_dram = true,
 		.id_high = 2,
 		.root = true,
 		.state = ENTRY_PRESENT,
@@ -161,6 +162,28 @@ int64_t node_evict_coldest(struct node *node, const char *realm, uint64_t bytes)
 		return -ENOENT;
 	stub.bytes = bytes;
 	return stub.status ? stub.status : (int64_t)bytes + 1;
+}
+
+int node_verify(struct node *node, struct node_verify *verify)
+{
+	(void)node;
+	if (realm_index(verify->realm) < 0)
+		return -ENOENT;
+	verify->slots = 100;
+	verify->blocks = 3;
+	verify->bytes = verify->bytes_max;
+	verify->bad = verify->cursor == 7;
+	verify->unreadable = 0;
+	verify->cursor = verify->cursor == 7 ? UINT32_MAX : 7;
+	return stub.status;
+}
+
+int node_unfence(struct node *node, unsigned device)
+{
+	(void)node;
+	if (device)
+		return -ENODEV;
+	return stub.status;
 }
 
 int64_t node_purge(struct node *node, const char *realm, const char *space)

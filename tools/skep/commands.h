@@ -26,6 +26,8 @@
 	X(unpin, "ID", "take such a pin back")                                                     \
 	X(evict, "(--block ID | --bytes SIZE)", "remove a block and all below it, or the coldest") \
 	X(purge, "(--space NAME | --all) [--yes]", "remove the blocks of a space, or of all")      \
+	X(verify, "[--rate SIZE]", "read every block of the ssd again and verify it")              \
+	X(unfence, "DEVICE", "take a fenced device of the ssd tier into use again")                \
 	X(selftest, "", "put, match, get, verify and remove a few blocks")                         \
 	X(config, "", "the daemon's settings in force")                                            \
 	X(check, "", "what is wrong with the daemon's host")                                       \
@@ -63,6 +65,7 @@
 	X(purge, space, "NAME", "the space whose blocks are removed")                              \
 	X(purge, all, "", "blocks of all spaces of the realm are removed")                         \
 	X(purge, yes, "", "do not ask")                                                            \
+	X(verify, rate, "SIZE", "bytes a second at most (256MiB); 0 = as fast as it goes")         \
 	X(selftest, blocks, "N", "blocks to put (8)")                                              \
 	X(selftest, bytes, "SIZE", "bytes of a block (256KiB)")
 

@@ -23,8 +23,8 @@ _skep()
 		esac
 	done
 	case $command in
-	"") words="status top realms spaces sessions show tree where explain pin unpin evict purge selftest config check metrics completion version help replay bench --version" ;;
-	help) words="status top realms spaces sessions show tree where explain pin unpin evict purge selftest config check metrics completion version help replay bench" ;;
+	"") words="status top realms spaces sessions show tree where explain pin unpin evict purge verify unfence selftest config check metrics completion version help replay bench --version" ;;
+	help) words="status top realms spaces sessions show tree where explain pin unpin evict purge verify unfence selftest config check metrics completion version help replay bench" ;;
 	status) words="" ;;
 	top) words=" --interval --once" ;;
 	realms) words="" ;;
@@ -38,6 +38,8 @@ _skep()
 	unpin) words="" ;;
 	evict) words=" --block --bytes" ;;
 	purge) words=" --space --all --yes" ;;
+	verify) words=" --rate" ;;
+	unfence) words="" ;;
 	selftest) words=" --blocks --bytes" ;;
 	config) words="" ;;
 	check) words="" ;;

@@ -175,6 +175,7 @@ static int answer_status(const struct link *link, json_t *answer)
 		int ends;
 	} codes[] = {
 		{"ENOENT", EXIT_NEGATIVE},
+		{"ENODEV", EXIT_NEGATIVE},
 		{"EINVAL", EXIT_USAGE},
 		{"EOPNOTSUPP", EXIT_USAGE},
 		{"EACCES", EXIT_REFUSED},

@@ -67,6 +67,81 @@ static void status_head(const json_t *answer)
 	printf("\n\n");
 }
 
+/* The ssd tier of the node: what fell back or failed is said, not left to be found. */
+static void status_ssd(const json_t *answer)
+{
+	const json_t *ssd = json_object_get(answer, "ssd");
+	char bytes[TEXT_SHORT_BYTES];
+	uint64_t unwritten = json_number(ssd, "unwritten_bytes");
+
+	if (!ssd)
+		return;
+	text_bytes(bytes, json_number(ssd, "segments") * json_number(ssd, "segment_bytes"));
+	printf("ssd %s on %llu device%s, %llu of %llu segments free, by %s%s\n", bytes,
+		(unsigned long long)json_number(ssd, "devices"),
+		json_number(ssd, "devices") == 1 ? "" : "s",
+		(unsigned long long)json_number(ssd, "segments_free"),
+		(unsigned long long)json_number(ssd, "segments"), json_text(ssd, "io"),
+		json_number(ssd, "io_fallback") ? " (io_uring was refused: skep check)" : "");
+	text_bytes(bytes, unwritten);
+	if (unwritten)
+		printf("    %s of new files are still written through, and slower until then\n",
+			bytes);
+	if (json_number(ssd, "devices_fenced"))
+		printf("    %llu fenced after repeated errors: see the log, then skep unfence\n",
+			(unsigned long long)json_number(ssd, "devices_fenced"));
+	if (json_number(ssd, "tables_damaged"))
+		printf("    %llu damaged tables were found at the start\n",
+			(unsigned long long)json_number(ssd, "tables_damaged"));
+	if (!json_is_true(json_object_get(ssd, "manifest")))
+		printf("    no manifest (built without RocksDB): removed blocks may come back "
+		       "after a restart\n");
+	if (json_number(ssd, "manifest_rebuilt"))
+		printf("    the manifest was lost and made anew from the tables: blocks that were "
+		       "removed by command may be back\n");
+	putchar('\n');
+}
+
+static int ssd_table(const json_t *answer)
+{
+	static const char *const headings[] = {"<REALM", "SSD", "LIVE", "OF", "BLOCKS", "UNWRITTEN",
+		"WRITTEN", "DEMOTED", "PROMOTED", "MOVED", "SHED", "ERRORS"};
+	struct table *table = table_create(headings, ARRAY_COUNT(headings));
+	size_t i;
+	json_t *realm;
+
+	json_array_foreach(json_object_get(answer, "realms"), i, realm)
+	{
+		const json_t *counters = json_object_get(realm, "counters");
+
+		table_cell(table, "%s", json_text(realm, "name"));
+		table_bytes(table, json_number(realm, "ssd_bytes"));
+		table_bytes(table, json_number(realm, "ssd_live_bytes"));
+		table_bytes(table, json_number(realm, "ssd_live_max"));
+		table_count(table, json_number(realm, "blocks_ssd"));
+		table_count(table, json_number(realm, "blocks_unwritten"));
+		table_count(table, json_number(counters, "blocks_written"));
+		table_count(table, json_number(counters, "blocks_demoted"));
+		table_count(table, json_number(counters, "blocks_promoted"));
+		table_count(table, json_number(counters, "blocks_moved"));
+		table_count(table, json_number(counters, "blocks_shed"));
+		table_count(table, json_number(counters, "ssd_read_errors") +
+					   json_number(counters, "ssd_write_errors"));
+	}
+	return table_end(table);
+}
+
+/* Does any realm have a share of an ssd tier? */
+static bool any_ssd(const json_t *answer)
+{
+	size_t i;
+	json_t *realm;
+
+	json_array_foreach(json_object_get(answer, "realms"), i,
+		realm) if (json_number(realm, "ssd_bytes")) return true;
+	return false;
+}
+
 static int realms_table(const json_t *answer)
 {
 	static const char *const headings[] = {"<REALM", "POOL", "QUOTA", "USED", "BLOCKS",
@@ -106,7 +181,12 @@ int command_status(const struct arguments *arguments)
 	if (status || !answer)
 		return status;
 	status_head(answer);
+	status_ssd(answer);
 	status = realms_table(answer);
+	if (!status && any_ssd(answer)) {
+		putchar('\n');
+		status = ssd_table(answer);
+	}
 	json_decref(answer);
 	return status;
 }

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "store/read/layout.h"
+#include "tools/skepd/answers_priv.h"
 #include "tools/skepd/check.h"
 #include "tools/skepd/commands.h"
 #include "tools/skepd/metrics.h"
@@ -24,21 +25,7 @@ enum {
 	PAGE_MAX = 1000,
 };
 
-struct request {
-	struct daemon *daemon;
-	const char *own; /* the session's realm; NULL: an operator, who sees all */
-	const char *realm, *space;
-	bool has_id, has_below, has_bytes, roots, pinned, all;
-	uint64_t id[2], below[2]; /* low, high */
-	uint64_t bytes, cursor, limit;
-	json_t *answer;
-};
-
-/* Makes the answer an error; returns @status, so that a command can end with it. */
-static int request_fail(struct request *request, int status, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int request_fail(struct request *request, int status, const char *format, ...)
+int request_fail(struct request *request, int status, const char *format, ...)
 {
 	char text[512];
 	va_list list;
@@ -52,26 +39,12 @@ static int request_fail(struct request *request, int status, const char *format,
 	return status;
 }
 
-/* An error of the node that has no better words than its own. */
-static int request_status(struct request *request, int status)
+int request_status(struct request *request, int status)
 {
 	if (status == -ETIMEDOUT)
 		return request_fail(request, status,
 			"the keeper did not answer within two seconds: is the machine overloaded?");
 	return request_fail(request, status, "%s", status_text(status));
-}
-
-static void set_number(json_t *object, const char *key, uint64_t value)
-{
-	json_object_set_new(object, key, json_integer((json_int_t)value));
-}
-
-static void set_text(json_t *object, const char *key, const char *text)
-{
-	/* Texts come from clients: what is not UTF-8 is shown as such, not dropped. */
-	json_t *value = json_string(text);
-
-	json_object_set_new(object, key, value ? value : json_string("(not UTF-8)"));
 }
 
 static void set_id(json_t *object, const char *key, uint64_t low, uint64_t high)
@@ -116,8 +89,7 @@ static int request_realms(struct request *request, struct realm_names *names)
 	return request_fail(request, -ENOENT, "no realm is called %s", wanted);
 }
 
-/* The one realm that a change is for. */
-static int request_realm(struct request *request, const char **realm)
+int request_realm(struct request *request, const char **realm)
 {
 	static _Thread_local struct realm_names names;
 	int status = request_realms(request, &names);
@@ -129,14 +101,6 @@ static int request_realm(struct request *request, const char **realm)
 			"there are %u realms: say which one (\"realm\")", names.count);
 	*realm = names.name[0];
 	return 0;
-}
-
-static json_t *latency_json(const struct histogram *h)
-{
-	return json_pack("{s:I s:f s:f s:I s:f}", "count", (json_int_t)h->count, "p50_us",
-		histogram_quantile(h, 0.5) / NS_PER_US, "p99_us",
-		histogram_quantile(h, 0.99) / NS_PER_US, "max_us", (json_int_t)(h->max / NS_PER_US),
-		"mean_us", h->count ? (double)h->sum / (double)h->count / NS_PER_US : 0.0);
 }
 
 static json_t *misses_json(const struct realm_status *realm)
@@ -205,37 +169,6 @@ static int run_realms(struct request *request)
 	}
 	metrics_drop(&snapshot);
 	return status;
-}
-
-static json_t *ssd_json(const struct node_ssd_status *ssd)
-{
-	json_t *out = json_object();
-
-	set_number(out, "devices", ssd->devices);
-	set_number(out, "devices_fenced", ssd->devices_fenced);
-	set_text(out, "io", ssd->uring ? "io_uring" : "threads");
-	json_object_set_new(out, "io_fallback", json_boolean(ssd->uring_error != 0));
-	if (ssd->uring_error)
-		set_text(out, "io_fallback_reason", status_text(ssd->uring_error));
-	set_number(out, "in_flight", ssd->in_flight);
-	set_number(out, "segment_bytes", ssd->segment_bytes);
-	set_number(out, "segments", ssd->segments);
-	set_number(out, "segments_free", ssd->segments_free);
-	set_number(out, "tables_damaged", ssd->tables_damaged);
-	set_number(out, "reads", ssd->reads);
-	set_number(out, "writes", ssd->writes);
-	set_number(out, "flushes", ssd->flushes);
-	set_number(out, "read_bytes", ssd->read_bytes);
-	set_number(out, "written_bytes", ssd->written_bytes);
-	set_number(out, "errors", ssd->errors);
-	json_object_set_new(out, "manifest", json_boolean(ssd->manifest));
-	json_object_set_new(out, "manifest_rebuilt", json_boolean(ssd->manifest_rebuilt));
-	set_number(out, "manifest_bytes", ssd->manifest_bytes);
-	set_number(out, "manifest_rows_waiting", ssd->manifest_rows_waiting);
-	set_number(out, "manifest_errors", ssd->manifest_errors);
-	json_object_set_new(out, "read", latency_json(&ssd->read_ns));
-	json_object_set_new(out, "write", latency_json(&ssd->write_ns));
-	return out;
 }
 
 /* A realm's own session sees nothing here that another realm could move. */
@@ -417,8 +350,9 @@ static json_t *block_json(const struct block_status *block)
 	set_text(out, "realm", block->realm);
 	set_text(out, "space", block->space);
 	set_text(out, "state", block->state < ARRAY_COUNT(states) ? states[block->state] : "?");
-	/* The one tier of this release. */
-	set_text(out, "tier", block->state == ENTRY_PRESENT ? "dram" : "none");
+	/* The fastest tier that it can be had from, and whether the ssd has it as well. */
+	set_text(out, "tier", block->in_dram ? "dram" : block->on_ssd ? "ssd" : "none");
+	json_object_set_new(out, "on_ssd", json_boolean(block->on_ssd));
 	set_number(out, "depth", block->depth);
 	set_number(out, "children", block->children);
 	set_number(out, "parts", block->parts);
@@ -727,6 +661,9 @@ static int request_argument(struct request *request, const char *key, const json
 		request->has_below = true;
 		return argument_id(request, key, value, request->below);
 	}
+	if (!strcmp(key, "device"))
+		return argument_number(request, key, value, (struct bounds){0, NODE_SSDS_MAX - 1},
+			&request->device);
 	SKEP_CHECK(!strcmp(key, "id")); /* the table names no others */
 	request->has_id = true;
 	return argument_id(request, key, value, request->id);

@@ -23,6 +23,8 @@
 	X(unpin, 0, "realm id", "take such a pin back")                                            \
 	X(evict, 0, "realm id bytes", "remove a block and all below it, or the coldest blocks")    \
 	X(purge, 0, "realm space all", "remove the blocks of a space, or of all spaces")           \
+	X(verify, 0, "realm cursor bytes", "read blocks from the ssd again and verify them")       \
+	X(unfence, 1, "device", "take a fenced device of the ssd tier into use again")             \
 	X(config, 1, "", "what is in force, secrets left out")                                     \
 	X(check, 1, "", "what skepd --check says of this host")                                    \
 	X(metrics, 0, "", "the metrics page as text")

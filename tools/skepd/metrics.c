@@ -285,6 +285,36 @@ static void latencies_write(const struct shown *shown, FILE *out)
 	}
 }
 
+static void ssd_write(const struct node_ssd_status *ssd, FILE *out)
+{
+	static const struct {
+		const char *name, *help;
+		bool counter;
+		size_t offset;
+	} rows[] = {
+#define X(name, counter, help)                                                                     \
+	{"skep_ssd_" #name, help, counter, offsetof(struct node_ssd_status, name)},
+		SSD_NUMBER_TABLE(X)
+#undef X
+	};
+
+	for (unsigned i = 0; i < ARRAY_COUNT(rows); i++) {
+		const char *suffix = rows[i].counter ? "_total" : "";
+		char name[96];
+		uint64_t value;
+
+		memcpy(&value, (const char *)ssd + rows[i].offset, sizeof(value));
+		snprintf(name, sizeof(name), "%s%s", rows[i].name, suffix);
+		family_open(out, name, rows[i].counter ? "counter" : "gauge", rows[i].help);
+		fprintf(out, "%s %" PRIu64 "\n", name, value);
+	}
+	family_open(out, "skep_ssd_read_seconds", "histogram",
+		"a read of the devices, from its submission to its bytes");
+	histogram_write(out, "skep_ssd_read_seconds", NULL, &ssd->read_ns);
+	family_open(out, "skep_ssd_write_seconds", "histogram", "a write to the devices");
+	histogram_write(out, "skep_ssd_write_seconds", NULL, &ssd->write_ns);
+}
+
 static void node_write(const struct node_status *node, FILE *out)
 {
 	char name[96];
@@ -307,6 +337,8 @@ static void node_write(const struct node_status *node, FILE *out)
 		family_open(out, name, "counter", counter_help(node_rows[i].help, time));
 		counter_sample(out, name, NULL, number_at(node, &node_rows[i]), time);
 	}
+	if (node->ssd.devices)
+		ssd_write(&node->ssd, out);
 }
 
 void metrics_write(const struct metrics_snapshot *snapshot, enum metrics_scope scope, FILE *out)

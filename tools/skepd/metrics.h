@@ -49,6 +49,29 @@
 	X(sessions, "sessions open")                                                               \
 	X(spaces, "spaces open")
 
+/* Numbers of the node's ssd tier: fields of struct node_ssd_status. X(name, counter, help). */
+#define SSD_NUMBER_TABLE(X)                                                                        \
+	X(devices, 0, "devices of the ssd tier")                                                   \
+	X(devices_fenced, 0, "of these, fenced after repeated errors")                             \
+	X(in_flight, 0, "transfers under way")                                                     \
+	X(io_fallback, 0,                                                                          \
+		"1 where io_uring was wanted and refused: plain reads and writes by threads")      \
+	X(segment_bytes, 0, "size of a segment in bytes")                                          \
+	X(segments, 0, "segments of all devices")                                                  \
+	X(segments_free, 0, "segments that hold nothing")                                          \
+	X(unwritten_bytes, 0, "bytes of new files that are not written through yet")               \
+	X(tables_damaged, 0, "tables that could not be read at the start")                         \
+	X(manifest_rebuilt, 0, "1 where the manifest was lost and made anew from the tables")      \
+	X(manifest_bytes, 0, "memory of the manifest's database in bytes")                         \
+	X(manifest_rows_waiting, 0, "rows of the manifest not written yet")                        \
+	X(manifest_errors, 1, "rows or batches that the manifest lost")                            \
+	X(reads, 1, "reads of the devices")                                                        \
+	X(writes, 1, "writes to the devices")                                                      \
+	X(flushes, 1, "flushes of the devices")                                                    \
+	X(read_bytes, 1, "bytes read from the devices")                                            \
+	X(written_bytes, 1, "bytes written to the devices")                                        \
+	X(errors, 1, "transfers that failed")
+
 /* What a node holds, copied at one time: the node, then each of its realms. */
 struct metrics_snapshot {
 	struct node_status node;
