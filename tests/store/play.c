@@ -198,6 +198,22 @@ uint32_t play_present(const struct sim_client *client, const struct play_chain *
 		(struct probe_want){0, PLAY_BLOCKS_MAX}, names, NULL);
 }
 
+/* Its blocks are gone: what lives on the ssd are the records of spaces. */
+static void ssd_leaks_none(const struct realm *realm)
+{
+	uint64_t spaces = 0;
+
+	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
+		spaces += realm->spaces[i].ssd_at != SSD_NONE;
+	REQUIRE_EQ(realm->ssd.blocks, 0);
+	REQUIRE_EQ(realm->ssd.live_units, spaces);
+	REQUIRE(list_empty(&realm->ssd.jobs_busy));
+	REQUIRE(list_empty(&realm->ssd.loads_live));
+	REQUIRE(list_empty(&realm->ssd.syncs_live));
+	for (unsigned i = 0; i < SYNC_EPOCHS; i++)
+		REQUIRE_EQ(realm->ssd.unwritten[i], 0);
+}
+
 void play_nothing_leaks(struct sim *sim, struct realm *realm)
 {
 	struct dram_status dram;
@@ -207,9 +223,12 @@ void play_nothing_leaks(struct sim *sim, struct realm *realm)
 	REQUIRE_EQ(realm->pending_count, 0);
 	REQUIRE_EQ(realm->wait_count, 0);
 	REQUIRE_EQ(realm->slot_count_by_state[ENTRY_PENDING], 0);
-	sim_run(sim);
+	sim_settle(sim);
 	evict_blocks(realm, UINT32_MAX);
-	sim_run(sim);
+	sim_settle(sim);
+	play_books_agree(realm);
+	if (realm->ssd.log)
+		ssd_leaks_none(realm);
 	dram_status_get(realm->dram, &dram);
 	slab_stats_get(realm->index.records, &records);
 	REQUIRE_EQ(realm->slot_count_by_state[ENTRY_REMOVED], 0);
@@ -238,6 +257,23 @@ void play_open(struct play *play, const struct sim_options *options, const struc
 	}
 }
 
+void play_restart(struct play *play, bool cut)
+{
+	bool open[PLAY_CLIENTS_MAX];
+
+	for (unsigned i = 0; i < play->client_count; i++)
+		open[i] = play->clients[i].session != NULL;
+	REQUIRE_EQ(sim_restart(&play->sim, cut), 0);
+	play->realm = play->sim.realm;
+	for (unsigned i = 0; i < play->client_count; i++) {
+		if (!open[i])
+			continue;
+		sim_client_forget(&play->clients[i]);
+		REQUIRE_EQ(sim_client_open(&play->sim, play->realm, &play->clients[i]), 0);
+		play_space_open(&play->clients[i], play->space.kind, &play->space);
+	}
+}
+
 void play_client_end(struct play *play, unsigned client, bool bye)
 {
 	sim_client_close(&play->clients[client], bye);
@@ -249,6 +285,7 @@ void play_close(struct play *play)
 	for (unsigned i = 0; i < play->client_count; i++)
 		if (play->clients[i].session)
 			play_client_end(play, i, true);
+	sim_settle(&play->sim);
 	play_later(play, 3600 * NS_PER_S);
 	play_nothing_leaks(&play->sim, play->realm);
 	REQUIRE_EQ(play->realm->session_count, 0);

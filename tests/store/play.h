@@ -125,6 +125,36 @@ bool play_match_holds(const struct sim_client *client, const struct play_chain *
 uint32_t play_named(const struct sim_client *client, const struct play_chain *chain);
 uint32_t play_present(const struct sim_client *client, const struct play_chain *chain);
 
+/* -------------------------------------------------------------------------------- the ssd */
+
+/*
+ * Pushes a load of blocks [first, first + count) as their names stand now; those that have no name
+ * are asked for with generation 0. @cell is where the pin goes. Return: its tag.
+ */
+struct play_load {
+	uint32_t first, count, cell;
+	uint64_t deadline_ns;
+};
+uint32_t play_load(
+	struct sim_client *client, const struct play_chain *chain, const struct play_load *load);
+/* All blocks of a load that was answered with load->count are in DRAM below its pin, and right. */
+void play_loaded_holds(const struct sim_client *client, const struct play_chain *chain,
+	const struct play_load *load);
+uint32_t play_sync(struct sim_client *client, uint64_t deadline_ns);
+
+/* How one block of a chain stands. */
+enum play_at { PLAY_NOWHERE, PLAY_PENDING, PLAY_DRAM, PLAY_SSD };
+enum play_at play_where(
+	const struct sim_client *client, const struct play_chain *chain, uint32_t i);
+uint32_t play_slot(const struct sim_client *client, const struct play_chain *chain, uint32_t i);
+
+/*
+ * Counts what the realm believes against what it has, slot by slot: children, holds, records, live
+ * units, unwritten blocks, names on lists. Whatever has no children and may leave is on the list it
+ * leaves from, so that nothing is unreachable for ever.
+ */
+void play_books_agree(struct realm *realm);
+
 /* Nothing is under way and nothing was lost: every slot, record and frame comes back. */
 void play_nothing_leaks(struct sim *sim, struct realm *realm);
 
@@ -146,6 +176,16 @@ void play_open(struct play *play, const struct sim_options *options, const struc
 
 /* Ends the clients that are still open, lets every age pass, and requires that nothing leaked. */
 void play_close(struct play *play);
+
+/*
+ * The keeper begins anew on the same devices (sim_restart()), and so do the clients; chains stay
+ * good while the space keeps its place and version.
+ */
+void play_restart(struct play *play, bool cut);
+
+/* Loads the chain's start by cell 0, looks at every byte, releases. Return: the load's answer. */
+int32_t play_load_now(
+	struct play *play, unsigned client, const struct play_chain *chain, uint32_t count);
 
 /* Ends one client's process, with or without a goodbye. */
 void play_client_end(struct play *play, unsigned client, bool bye);

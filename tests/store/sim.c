@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "tests/store/sim_ssd.h"
 #include "tiering/dram/sum.h"
 
 static int sim_sum(void *arg, struct sum_job *job)
@@ -48,17 +49,10 @@ static void sim_cut(void *arg, struct session *session)
 	session_stop(session);
 }
 
-int sim_create(struct sim *sim, const struct sim_options *options)
+static int realms_create(struct sim *sim)
 {
-	struct keeper_outside outside = {.arg = sim, .sum = sim_sum, .cut = sim_cut};
-	int status;
+	const struct sim_options *options = &sim->options;
 
-	memset(sim, 0, sizeof(*sim));
-	status = keeper_create(1, options->id_bits, &outside, &sim->keeper);
-	if (status < 0)
-		return status;
-	sim->keeper->now_ns = NS_PER_S;
-	sim->movers = options->movers;
 	for (unsigned i = 0; i < (options->realms ? options->realms : 1); i++) {
 		struct realm_config config = {.secret = "0123456789abcdef",
 			.secret_bytes = 16,
@@ -67,25 +61,95 @@ int sim_create(struct sim *sim, const struct sim_options *options)
 			.index_blocks = options->index_blocks,
 			.record_bytes = options->record_bytes ? options->record_bytes : 4 << 20,
 			.sessions_max = options->sessions_max,
-			.age_limit_ns = options->age_limit_ns};
+			.age_limit_ns = options->age_limit_ns,
+			.ssd_bytes = options->ssd.bytes};
+		int status;
 
-		config.secret[0] = (uint8_t)('0' + i);
+		config.secret[0] = (uint8_t)('0' + options->secret + (int)i);
 		snprintf(config.name, sizeof(config.name), "r%u", i);
 		status = realm_create(sim->keeper, &config, 64 << 20, &sim->realms[i]);
-		if (status < 0) {
-			keeper_destroy(sim->keeper);
+		if (status < 0)
 			return status;
-		}
-		realm_ready(sim->realms[i], dram_bytes(sim->realms[i]->dram));
 	}
 	sim->realm = sim->realms[0];
 	return 0;
 }
 
-void sim_destroy(struct sim *sim)
+static int keeper_make(struct sim *sim)
 {
+	struct keeper_outside outside = {.arg = sim, .sum = sim_sum, .cut = sim_cut};
+	uint64_t now = sim->keeper ? sim->keeper->now_ns : NS_PER_S;
+	int status;
+
 	keeper_destroy(sim->keeper);
 	sim->keeper = NULL;
+	sim->job_count = 0;
+	if (sim->off) {
+		memory_devices_power_on(sim->devices);
+		sim->off = false;
+	}
+	status = keeper_create(++sim->incarnation, sim->options.id_bits, &outside, &sim->keeper);
+	if (status < 0)
+		return status;
+	sim->keeper->now_ns = now;
+	status = sim_ssd_open(sim);
+	if (status == 0)
+		status = realms_create(sim);
+	if (status == 0)
+		status = sim_ssd_recover(sim);
+	if (status < 0) {
+		keeper_destroy(sim->keeper);
+		sim->keeper = NULL;
+		return status;
+	}
+	for (unsigned i = 0; i < sim->keeper->realm_count; i++)
+		realm_ready(sim->realms[i], dram_bytes(sim->realms[i]->dram));
+	keeper_tick(sim->keeper); /* the log has the time before it takes records */
+	return 0;
+}
+
+int sim_create(struct sim *sim, const struct sim_options *options)
+{
+	int status;
+
+	memset(sim, 0, sizeof(*sim));
+	sim->options = *options;
+	sim->movers = options->movers;
+	sim_ssd_create(sim);
+	status = keeper_make(sim);
+	if (status < 0)
+		sim_ssd_destroy(sim);
+	return status;
+}
+
+void sim_destroy(struct sim *sim)
+{
+	if (sim->devices)
+		sim_ssd_dry(sim);
+	keeper_destroy(sim->keeper);
+	sim->keeper = NULL;
+	sim_ssd_destroy(sim);
+}
+
+int sim_restart(struct sim *sim, bool cut)
+{
+	list_each (node, &sim->keeper->sessions)
+		session_stop(list_item(node, struct session, of_keeper));
+	if (sim->devices) {
+		sim->off = cut;
+		if (cut)
+			memory_devices_power_cut(sim->devices);
+		sim_ssd_dry(sim);
+		memory_devices_faults_end(sim->devices);
+	}
+	return keeper_make(sim);
+}
+
+void sim_client_forget(struct sim_client *client)
+{
+	if (!client->page_given)
+		free(client->page);
+	memset(client, 0, sizeof(*client));
 }
 
 int sim_client_open_at(struct realm *realm, void *memory, struct sim_client *client)

@@ -9,6 +9,17 @@
  */
 
 #include "store/store_priv.h"
+#include "tests/tiering/ssd/memory_device.h"
+
+/* The ssd tier, on devices in memory. */
+struct sim_ssd_options {
+	uint64_t bytes;		/* of each realm's log; 0: no ssd */
+	uint64_t segment_bytes; /* 0 = 1 MiB */
+	unsigned devices;	/* 0 = 1; together they hold what the logs ask for */
+	unsigned depth, errors_max;
+	uint64_t seed;
+	bool ledger; /* what died is remembered over restarts, as a manifest does */
+};
 
 struct sim_options {
 	uint64_t dram_bytes, use_max;
@@ -19,11 +30,20 @@ struct sim_options {
 	uint32_t id_bits;
 	unsigned realms; /* 0 = 1; named "r0", "r1", … */
 	bool movers;	 /* takes sum jobs; sim_sums_run() does them */
+	char secret;	 /* the realms' secrets begin with '0' + it + the realm's number */
+	struct sim_ssd_options ssd;
 };
 
 enum { SIM_REALMS_MAX = 4, SIM_JOBS_MAX = 256 };
 
+/* A record that died while its segment lives on. */
+struct sim_dead {
+	uint64_t sequence;
+	uint32_t unit;
+};
+
 struct sim {
+	struct sim_options options;
 	struct keeper *keeper;
 	struct realm *realm; /* the first */
 	struct realm *realms[SIM_REALMS_MAX];
@@ -31,6 +51,11 @@ struct sim {
 	struct sum_job *jobs[SIM_JOBS_MAX]; /* taken and not done yet */
 	unsigned job_count;
 	unsigned cuts; /* sessions the keeper ended */
+	uint64_t incarnation;
+	struct memory_devices *devices; /* NULL: no ssd */
+	struct sim_dead *dead;
+	size_t dead_count, dead_room;
+	bool off; /* the power is: nothing is remembered */
 };
 
 struct sim_client {
@@ -61,6 +86,21 @@ void *sim_scratch(const struct sim_client *client, uint32_t at);
 uint32_t sim_push(struct sim_client *client, struct submission *message);
 /* Takes the next completion of a queue. Return: false, none. */
 bool sim_take(struct sim_client *client, unsigned queue, struct completion *out);
+
+/*
+ * The keeper ends and is made anew on the same devices, with what is found there. Nothing is said
+ * to clients: their sessions are gone, sim_client_forget() is all that is left to do with them.
+ * @cut: by a power cut, requests under way included (memory_devices_power_cut()); else what the
+ * devices were told is done. Faults of the devices end. Return: 0 or negative, as sim_create().
+ */
+int sim_restart(struct sim *sim, bool cut);
+void sim_client_forget(struct sim_client *client);
+
+/* Runs up to @most requests of the devices, in the order their seed draws. Return: how many ran. */
+unsigned sim_devices_run(struct sim *sim, unsigned most);
+
+/* Keeper and devices by turns until nothing is under way; time stands still. */
+void sim_settle(struct sim *sim);
 
 /* Lets the keeper run until nothing is left to take, then once through its ages. */
 void sim_run(struct sim *sim);
