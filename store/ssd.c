@@ -235,10 +235,15 @@ void space_record_drop(struct realm *realm, uint32_t index)
 	realm->ssd.spaces_unwritten = true;
 }
 
+static uint64_t live_units_max(const struct realm *realm)
+{
+	return ssd_live_max(realm->ssd.log) / SSD_UNIT_BYTES;
+}
+
 /* Drops the coldest until @units more fit. */
 static bool live_room(struct realm *realm, uint32_t units)
 {
-	uint64_t max = ssd_live_max(realm->ssd.log) / SSD_UNIT_BYTES;
+	uint64_t max = live_units_max(realm);
 
 	while (realm->ssd.live_units + units > max)
 		if (!ssd_leaves_drop(realm, 1))
@@ -280,6 +285,11 @@ static bool write_begin(struct realm *realm, uint32_t slot)
 	struct ssd_job *job;
 	int status;
 
+	/* For what never fits nobody is dropped. */
+	if (units >= realm->ssd.segment_units || units > live_units_max(realm)) {
+		write_never(realm, slot, -EFBIG);
+		return true;
+	}
 	if (!live_room(realm, units))
 		return false;
 	job = ssd_job_take(realm, slot);
@@ -661,6 +671,7 @@ void ssd_status_fill(struct realm *realm, struct realm_status *out)
 int ssd_realm_create(struct realm *realm)
 {
 	struct realm_ssd *ssd = &realm->ssd;
+	struct ssd_status status;
 
 	list_init(&ssd->jobs_free);
 	list_init(&ssd->jobs_busy);
@@ -695,6 +706,8 @@ int ssd_realm_create(struct realm *realm)
 		ssd->loads[i].blocks = ssd->load_blocks + (size_t)i * LOAD_BLOCKS_MAX;
 		list_append(&ssd->loads_free, &ssd->loads[i].link);
 	}
+	ssd_status_get(realm->keeper->ssd, &status);
+	ssd->segment_units = (uint32_t)(status.segment_bytes / SSD_UNIT_BYTES);
 	return ssd_log_open(
 		realm->keeper->ssd, realm->name, realm->config.ssd_bytes, &ssd->owner, &ssd->log);
 }

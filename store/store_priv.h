@@ -293,9 +293,10 @@ struct realm_ssd {
 	 */
 	uint64_t unwritten[SYNC_EPOCHS];
 	uint16_t epoch, epoch_oldest;
-	uint64_t blocks;     /* that have a record */
-	uint64_t live_units; /* of these records and of those on their way */
-	uint64_t *origins;   /* incarnations by entry.origin; [0] is this one */
+	uint32_t segment_units; /* no record is as large */
+	uint64_t blocks;	/* that have a record */
+	uint64_t live_units;	/* of these records and of those on their way */
+	uint64_t *origins;	/* incarnations by entry.origin; [0] is this one */
 	uint32_t origin_count;
 	bool spaces_unwritten; /* some space may have no record */
 	bool stuck;	       /* the log refused a put; room() tells when to go on */
