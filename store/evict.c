@@ -712,7 +712,7 @@ uint64_t evict_bytes(struct realm *realm, uint64_t bytes)
 unsigned evict_blocks(struct realm *realm, unsigned blocks)
 {
 	struct goal goal = {.lists = UINT64_MAX, .blocks = blocks};
-	unsigned dropped = 0;
+	uint32_t before = realm->index.free_count;
 
 	if (!realm->ssd.log) {
 		while (goal.blocks && goal.lists && batch_run(realm, &goal))
@@ -720,12 +720,12 @@ unsigned evict_blocks(struct realm *realm, unsigned blocks)
 		return blocks - goal.blocks;
 	}
 	/* What is on the ssd alone is colder than what is in DRAM; where there is none of it,
-	 * leaves of DRAM become so first. */
+	 * leaves of DRAM become so first, or leave at once where they have no record. */
 	do {
-		dropped += ssd_leaves_drop(realm, blocks - dropped);
-		goal.blocks = blocks - dropped;
+		ssd_leaves_drop(realm, blocks - (realm->index.free_count - before));
+		goal.blocks = blocks - (realm->index.free_count - before);
 	} while (goal.blocks && goal.lists && batch_run(realm, &goal));
-	return dropped;
+	return realm->index.free_count - before;
 }
 
 bool evict_shed(struct realm *realm)
