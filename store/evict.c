@@ -572,24 +572,28 @@ static uint32_t subtree_next(const struct realm *realm, uint32_t at)
 }
 
 /* Takes a block and all that is below it out of DRAM, leaves first; all of it must be present.
- * Return: false: a pin came in between, and what it holds stands again. */
+ * Return: false: a pin came in between, and what it holds stands again; or a block without a record
+ * stands above one that stays on the ssd. */
 static bool subtree_evict(struct realm *realm, uint32_t top)
 {
 	const struct slot *slots = realm->index.slots;
 	struct batch batch;
-	bool whole = false;
+	bool whole = false, stays = false;
 
 	while (!whole) {
 		uint32_t at = leaf_below(realm, top);
 
 		/* Names that stay on the ssd are met again in the next batch, and passed over. */
 		for (batch.count = 0; batch.count < EVICT_BATCH_MAX; at = subtree_next(realm, at)) {
-			if (slots[at].flags & SLOT_IN_DRAM)
+			if (slots[at].flags & SLOT_IN_DRAM) {
+				if ((stays = child_stays(realm, at)))
+					break;
 				victim_take(realm, &batch, at);
+			}
 			if ((whole = at == top))
 				break;
 		}
-		if (batch_finish(realm, &batch) != batch.count)
+		if (batch_finish(realm, &batch) != batch.count || stays)
 			return false;
 	}
 	return true;
@@ -598,12 +602,13 @@ static bool subtree_evict(struct realm *realm, uint32_t top)
 /* Takes a block and all that is below it out of every tier. */
 static bool subtree_drop(struct realm *realm, uint32_t top)
 {
+	uint64_t name = LOAD(realm->index.entries[top].name_generation);
 	uint32_t at, next;
 
 	if (!subtree_evict(realm, top))
 		return false;
-	if (!realm->ssd.log)
-		return true; /* they went with their frames */
+	if (LOAD(realm->index.entries[top].name_generation) != name)
+		return true; /* without a record they went with their frames */
 	for (at = leaf_below(realm, top);; at = next) {
 		next = at == top ? NONE32 : subtree_next(realm, at);
 		ssd_leaf_drop(realm, at);
