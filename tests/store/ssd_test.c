@@ -539,6 +539,83 @@ static void where_the_heap_of_records_runs_out_names_of_every_tier_leave(void)
 	play_close(&play);
 }
 
+/* ---------------------------------------------------------------- blocks that are never kept */
+
+static const struct sim_space huge = {
+	.name = "huge", .block_tokens = 4, .part_count = 1, .bytes = {5 * MIB}, .ranges = {1}};
+
+static void a_block_no_segment_holds_lives_in_dram_and_harms_nobody(void)
+{
+	struct sim_options options = options_of(0);
+	struct play_space space;
+
+	play_open(&play, &options, &one, 1);
+	play_space_open(&play.clients[0], &huge, &space);
+	for (uint32_t i = 0; i < 20; i++)
+		single_put(i);
+	demote_all();
+	play_chain_make(&other, &play.sim, &space, nine, 1);
+	REQUIRE_EQ(put(&other, 0, 1), 1);
+	play_sync(&play.clients[0], CLOCK_NEVER);
+	sim_settle(&play.sim);
+	REQUIRE_EQ(play_take(&play, 0).status, 0);
+	play_books_agree(play.realm);
+	for (uint32_t i = 0; i < 20; i++)
+		REQUIRE_EQ(single_at(i), PLAY_SSD);
+	/* It leaves as if there were no ssd. */
+	REQUIRE_EQ(play_where(&play.clients[0], &other, 0), PLAY_DRAM);
+	evict_bytes(play.realm, 1);
+	REQUIRE_EQ(play_where(&play.clients[0], &other, 0), PLAY_NOWHERE);
+	play_close(&play);
+}
+
+static void slots_of_unkept_blocks_are_got_one_by_one(void)
+{
+	static const struct sim_space large = {.name = "large",
+		.block_tokens = 4,
+		.part_count = 1,
+		.bytes = {2 * MIB},
+		.ranges = {1}};
+	struct sim_options options = options_of(0);
+
+	options.index_blocks = 6;
+	options.dram_bytes = 32 * MIB;
+	play_open(&play, &options, &large, 1);
+	for (uint32_t i = 0; i < 6; i++) {
+		single_put(i);
+		sim_settle(&play.sim);
+	}
+	single_put(6);
+	sim_settle(&play.sim);
+	REQUIRE_EQ(play_counter(&play, REALM_COUNTER_blocks_evicted), 1);
+	REQUIRE_EQ(single_at(0), PLAY_NOWHERE);
+	for (uint32_t i = 1; i < 7; i++)
+		REQUIRE_EQ(single_at(i), PLAY_DRAM);
+	play_close(&play);
+}
+
+static void records_of_unkept_blocks_leave_with_them(void)
+{
+	static const struct sim_space large = {.name = "large",
+		.block_tokens = 8,
+		.part_count = 1,
+		.bytes = {2 * MIB},
+		.ranges = {16}};
+	struct sim_options options = options_of(0);
+	struct play_space space;
+
+	options.record_bytes = 256 << 10;
+	play_open(&play, &options, &one, 1);
+	play_space_open(&play.clients[0], &large, &space);
+	play_chain_make(&other, &play.sim, &space, nine, 3);
+	REQUIRE_EQ(put(&other, 0, 3), 3);
+	sim_settle(&play.sim);
+	single_put(0);
+	REQUIRE_EQ(play_named(&play.clients[0], &other), 0);
+	REQUIRE_EQ(single_at(0), PLAY_DRAM);
+	play_close(&play);
+}
+
 int main(void)
 {
 	log_set_level(LOG_LEVEL_ERROR);
@@ -562,5 +639,8 @@ int main(void)
 	reclaim_keeps_what_lives();
 	where_slots_run_out_the_coldest_names_of_every_tier_leave();
 	where_the_heap_of_records_runs_out_names_of_every_tier_leave();
+	a_block_no_segment_holds_lives_in_dram_and_harms_nobody();
+	slots_of_unkept_blocks_are_got_one_by_one();
+	records_of_unkept_blocks_leave_with_them();
 	return 0;
 }
