@@ -176,8 +176,7 @@ static void unfence_run(void *argument)
 	if (!keeper->ssd)
 		return;
 	unfence->status = ssd_device_unfence(keeper->ssd, unfence->device);
-	for (unsigned i = 0; unfence->status == 0 && i < keeper->realm_count; i++)
-		ssd_back(keeper->realms[i]);
+	/* Realms see by themselves that they have room again (ssd_pump). */
 }
 
 int node_unfence(struct node *node, unsigned device)

@@ -287,7 +287,7 @@ static bool write_begin(struct realm *realm, uint32_t slot)
 
 	/* For what never fits nobody is dropped. */
 	if (units >= realm->ssd.segment_units || units > live_units_max(realm)) {
-		write_never(realm, slot, -EFBIG);
+		write_never(realm, slot, live_units_max(realm) ? -EFBIG : -EROFS);
 		return true;
 	}
 	if (!live_room(realm, units))
@@ -323,6 +323,24 @@ static bool write_begin(struct realm *realm, uint32_t slot)
 	realm->index.slots[slot].flags |= SLOT_WRITING;
 	realm->ssd.live_units += units;
 	return true;
+}
+
+/* A device was brought back: what is in DRAM alone is written after all. */
+static void ssd_up(struct realm *realm)
+{
+	const struct index *index = &realm->index;
+
+	realm->ssd.down = realm->ssd.stuck = false;
+	realm->ssd.spaces_unwritten = true;
+	for (uint32_t slot = 0; slot < index->head->slot_count; slot++) {
+		unsigned flags = index->slots[slot].flags;
+
+		if (index_state(realm, slot) == ENTRY_PRESENT && flags & SLOT_IN_DRAM &&
+			!(flags & (SLOT_LOADING | SLOT_DIRTY | SLOT_WRITING)) &&
+			!slot_on_ssd(realm, slot) &&
+			ssd_keeps(realm, LOAD(index->entries[slot].space)))
+			ssd_dirty(realm, slot);
+	}
 }
 
 /* ------------------------------------------------------------------------------------- sync */
@@ -423,6 +441,10 @@ static void syncs_pump(struct realm *realm)
 			sync_settle(sync);
 			return; /* the next one at the next turn: the list may have changed */
 		}
+		if (realm->ssd.down) {
+			sync_finish(sync, -EIO);
+			return;
+		}
 		if (!sync_written(realm, sync))
 			return;
 		sync->stage = SYNC_LOG;
@@ -495,6 +517,8 @@ void ssd_pump(struct realm *realm)
 {
 	if (!realm->ssd.log)
 		return;
+	if (realm->ssd.down && ssd_live_max(realm->ssd.log))
+		ssd_up(realm);
 	if (realm->ssd.spaces_unwritten)
 		spaces_write(realm);
 	while (!realm->ssd.stuck && realm->ssd.dirty.cold != NONE32) {
@@ -615,26 +639,6 @@ void ssd_record_bad(struct realm *realm, uint32_t slot, uint32_t at)
 	}
 	realm->misses[SKEP_REASON_CHECKSUM]++;
 	remove_subtree(realm, slot, SKEP_REASON_CHECKSUM);
-}
-
-/* Blocks that were kept in DRAM alone meanwhile are written; the others of the list are. */
-void ssd_back(struct realm *realm)
-{
-	uint32_t slots = realm->index.head->slot_count;
-
-	realm->ssd.stuck = false;
-	if (!realm->ssd.log || !realm->ssd.down)
-		return;
-	realm->ssd.down = false;
-	realm->ssd.spaces_unwritten = true;
-	for (uint32_t slot = 0; slot < slots; slot++) {
-		const struct slot *own = &realm->index.slots[slot];
-
-		if (index_state(realm, slot) == ENTRY_PRESENT && !slot_on_ssd(realm, slot) &&
-			!(own->flags & (SLOT_DIRTY | SLOT_WRITING)) &&
-			ssd_keeps(realm, LOAD(realm->index.entries[slot].space)))
-			ssd_dirty(realm, slot);
-	}
 }
 
 static void log_room(void *arg)

@@ -556,8 +556,6 @@ int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_
 /* The record at @at, if it is still the block's, does not hold what it must: a block that is in
  * DRAM is written again, another is quarantined with all below it. */
 void ssd_record_bad(struct realm *realm, uint32_t slot, uint32_t at);
-/* A device serves again. */
-void ssd_back(struct realm *realm);
 /* The block's record is dead. */
 void ssd_forget(struct realm *realm, uint32_t slot);
 /* Takes a leaf that is on the ssd alone out of the index. */
