@@ -160,6 +160,7 @@ static void space_done(struct ssd_put *put, int status)
 	struct realm *realm = job->realm;
 	struct space *space = &realm->spaces[job->slot];
 	uint64_t generation = job->space_generation;
+	uint32_t from = job->from;
 
 	ssd_job_give(job);
 	if (status < 0)
@@ -170,12 +171,17 @@ static void space_done(struct ssd_put *put, int status)
 		return;
 	}
 	space->ssd_writing = false;
-	if (status == 0)
+	if (status == 0) {
+		if (space->ssd_at != SSD_NONE) { /* moved, and not lost meanwhile */
+			SKEP_CHECK(space->ssd_at == from);
+			record_drop(realm, from, put->units);
+		}
 		space->ssd_at = put->at;
-	else
-		realm->ssd.spaces_unwritten = true;
+	}
+	realm->ssd.spaces_unwritten |= space->ssd_at == SSD_NONE;
 }
 
+/* Its first record, or another one for that at space->ssd_at, which stands until it is there. */
 static bool space_write(struct realm *realm, uint32_t index)
 {
 	static _Alignas(SSD_UNIT_BYTES) uint8_t zeros[SSD_UNIT_BYTES];
@@ -200,7 +206,9 @@ static bool space_write(struct realm *realm, uint32_t index)
 		.label = &label,
 		.label_bytes = sizeof(label),
 		.done = space_done};
-	status = ssd_put(realm->ssd.log, &job->put);
+	job->from = space->ssd_at;
+	status = job->from == SSD_NONE ? ssd_put(realm->ssd.log, &job->put)
+				       : ssd_move(realm->ssd.log, job->from, 1, &job->put);
 	if (status < 0) {
 		ssd_job_give(job);
 		return false;
@@ -587,10 +595,8 @@ static void log_reclaim(void *arg, uint32_t at, uint32_t units)
 	uint32_t slots = realm->index.head->slot_count;
 
 	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
-		if (realm->spaces[i].ssd_at - at < units) {
-			space_record_drop(realm, i);
-			spaces_write(realm);
-		}
+		if (realm->spaces[i].ssd_at - at < units && !realm->spaces[i].ssd_writing)
+			space_write(realm, i);
 
 	for (uint32_t slot = 0; slot < slots; slot++) {
 		if (!slot_on_ssd(realm, slot) || realm->index.ssd_at[slot] - at >= units ||
