@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 
 #include "base/log.h"
 #include "store/node_priv.h"
@@ -13,7 +14,16 @@
 enum { READY_MS = 20000 };
 
 /* What a test may ask of its daemon. */
-enum ask { ASK_STOP, ASK_NODE, ASK_REALM, ASK_SESSIONS, ASK_DESCRIPTORS, ASK_FLIP };
+enum ask {
+	ASK_STOP,
+	ASK_NODE,
+	ASK_REALM,
+	ASK_SESSIONS,
+	ASK_DESCRIPTORS,
+	ASK_FLIP,
+	ASK_AUDIT,
+	ASK_PURGE,
+};
 
 struct request {
 	uint32_t ask;
@@ -56,6 +66,36 @@ static void flip_run(void *argument)
 	job->status = 0;
 }
 
+struct auditing {
+	struct realm *realm;
+	struct daemon_audit books;
+};
+
+/* On the keeper's thread as well. */
+static void audit_run(void *argument)
+{
+	struct auditing *job = argument;
+	struct realm *realm = job->realm;
+	struct daemon_audit *books = &job->books;
+	struct ssd_log_status log;
+
+	*books = (struct daemon_audit){.counted_units = realm->ssd.live_units,
+		.blocks_counted = realm->ssd.blocks,
+		.idle = list_empty(&realm->ssd.jobs_busy) && !realm->ssd.dirty.count &&
+			!realm->removed.count};
+	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
+		books->space_units += realm->spaces[i].used && realm->spaces[i].ssd_at != SSD_NONE;
+	books->index_units = books->space_units;
+	for (uint32_t slot = 0; slot < realm->index.head->slot_count; slot++) {
+		if (!slot_on_ssd(realm, slot))
+			continue;
+		books->index_units += ssd_block_units(realm, slot);
+		books->blocks++;
+	}
+	ssd_log_status_get(realm->ssd.log, &log);
+	books->log_units = log.live_bytes / SSD_UNIT_BYTES;
+}
+
 static unsigned descriptors_count(void)
 {
 	DIR *folder = opendir("/proc/self/fd");
@@ -72,6 +112,7 @@ static void request_answer(struct node *node, int line, const struct request *re
 {
 	static struct sessions_answer sessions;
 	struct flipping flip = {.node = node, .flip = &request->flip};
+	struct auditing audit = {.realm = node->keeper->realms[request->index]};
 	struct realm_status realm;
 	struct node_status status;
 	int result;
@@ -97,6 +138,14 @@ static void request_answer(struct node *node, int line, const struct request *re
 	case ASK_FLIP:
 		REQUIRE_EQ(mailbox_call(node->mailbox, flip_run, &flip), 0);
 		note_tell(line, (struct note){.status = flip.status});
+		return;
+	case ASK_AUDIT:
+		REQUIRE_EQ(mailbox_call(node->mailbox, audit_run, &audit), 0);
+		line_tell(line, &audit.books, sizeof(audit.books));
+		return;
+	case ASK_PURGE:
+		note_tell(line, (struct note){.words = {(uint64_t)node_purge(
+						      node, audit.realm->name, NULL)}});
 		return;
 	default:
 		REQUIRE(!"a request that the daemon knows");
@@ -157,7 +206,9 @@ static void daemon_body(int line, const void *arg)
 	}
 	REQUIRE_EQ(node_start(node), 0);
 	status = node_wait_ready(node, clock_ns() + READY_MS * NS_PER_MS);
-	note_tell(line, (struct note){.status = status, .words = {clock_ns()}});
+	note_tell(
+		line, (struct note){.status = status,
+			      .words = {clock_ns(), (uintptr_t)node->keeper->realms[0]->counters}});
 	for (;;) {
 		while (line_quiet(line, 1000))
 			;
@@ -212,13 +263,20 @@ void daemon_ssd_add(struct daemon *daemon, const char *name, uint64_t bytes)
 	ssd->bytes = bytes;
 }
 
+void daemon_begin(struct daemon *daemon)
+{
+	daemon->started_ns = clock_ns();
+	child_start(&daemon->child, "the daemon", daemon_body, daemon);
+}
+
 int daemon_try(struct daemon *daemon)
 {
 	struct note note;
 
-	child_start(&daemon->child, "the daemon", daemon_body, daemon);
+	daemon_begin(daemon);
 	note = note_hear(daemon->child.line);
 	daemon->ready_ns = note.words[0];
+	daemon->counters = (const uint64_t *)(uintptr_t)note.words[1];
 	return note.status;
 }
 
@@ -239,6 +297,19 @@ uint64_t daemon_stop(struct daemon *daemon)
 uint64_t daemon_kill(struct daemon *daemon)
 {
 	return child_kill(&daemon->child);
+}
+
+uint64_t daemon_kill_counting(struct daemon *daemon, enum realm_counter counter)
+{
+	uint64_t count = UINT64_MAX;
+	struct iovec here = {&count, sizeof(count)};
+	struct iovec there = {(void *)(uintptr_t)&daemon->counters[counter], sizeof(count)};
+
+	child_stop(&daemon->child);
+	if (process_vm_readv(daemon->child.pid, &here, 1, &there, 1, 0) != sizeof(count))
+		count = UINT64_MAX;
+	child_kill(&daemon->child);
+	return count;
 }
 
 static void daemon_ask(
@@ -288,6 +359,19 @@ unsigned daemon_descriptors(const struct daemon *daemon)
 
 	daemon_ask(daemon, (struct request){.ask = ASK_DESCRIPTORS}, &note, sizeof(note));
 	return (unsigned)note.status;
+}
+
+void daemon_audit(const struct daemon *daemon, unsigned realm, struct daemon_audit *out)
+{
+	daemon_ask(daemon, (struct request){.ask = ASK_AUDIT, .index = realm}, out, sizeof(*out));
+}
+
+uint64_t daemon_purge(const struct daemon *daemon, unsigned realm)
+{
+	struct note note;
+
+	daemon_ask(daemon, (struct request){.ask = ASK_PURGE, .index = realm}, &note, sizeof(note));
+	return note.words[0];
 }
 
 uint64_t daemon_wait_gone(const struct daemon *daemon, pid_t pid, uint64_t until_ns)

@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 
 #include "base/log.h"
 #include "tests/node/cgroup.h"
@@ -138,6 +139,21 @@ void harness_skip(const char *why)
 	exit(77);
 }
 
+void harness_need_disk(uint64_t bytes)
+{
+	struct statvfs disk;
+	char why[128];
+	uint64_t there;
+
+	REQUIRE(statvfs(harness.folder, &disk) == 0);
+	there = (uint64_t)disk.f_bavail * disk.f_frsize;
+	if (there >= bytes)
+		return;
+	snprintf(why, sizeof(why), "%llu MiB are free in /tmp, %llu MiB are needed",
+		(unsigned long long)there >> 20, (unsigned long long)bytes >> 20);
+	harness_skip(why);
+}
+
 /* ---------------------------------------------------------------------------------- children */
 
 static struct child *child_place(pid_t pid)
@@ -226,15 +242,21 @@ void child_continue(const struct child *child)
 	REQUIRE(kill(child->pid, SIGCONT) == 0);
 }
 
+bool child_runs(const struct child *child)
+{
+	siginfo_t info = {0};
+
+	REQUIRE(child->pid > 0);
+	REQUIRE(waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOWAIT | WNOHANG) == 0);
+	return info.si_pid == 0;
+}
+
 void child_finish(struct child *child)
 {
 	uint64_t until = clock_ns() + FINISH_MS * NS_PER_MS * harness_slower();
-	siginfo_t info = {0};
 	int status;
 
-	REQUIRE(child->pid > 0);
-	while (waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOWAIT | WNOHANG) == 0 &&
-		!info.si_pid) {
+	while (child_runs(child)) {
 		if (clock_ns() > until) {
 			fprintf(stderr, "%s does not end\n", child->name);
 			exit(1);

@@ -42,6 +42,9 @@ void harness_path(const char *name, char *path, size_t room);
 /* Ends the test as skipped, saying why. */
 _Noreturn void harness_skip(const char *why);
 
+/* Ends the test as skipped unless so much is free where its files go. */
+void harness_need_disk(uint64_t bytes);
+
 void sleep_ms(uint64_t ms);
 
 /* ---------------------------------------------------------------------------------- children */
@@ -71,6 +74,9 @@ uint64_t child_kill(struct child *child);
 /* Stops it, and returns when all its threads stand still; lets it go on. */
 void child_stop(const struct child *child);
 void child_continue(const struct child *child);
+
+/* Has it not ended yet? child_finish() alone waits for a few seconds. */
+bool child_runs(const struct child *child);
 
 /* Waits until it ends by itself, with success. */
 void child_finish(struct child *child);
@@ -111,7 +117,9 @@ struct daemon {
 	char cgroup[256];     /* a memory cgroup it enters first (cgroup.h), or "" */
 	bool pid_namespace;   /* it runs as process 1 of its own */
 	uint64_t descriptors; /* soft limit it sets before it makes the node; 0: none */
-	uint64_t ready_ns;    /* when it was ready last */
+	uint64_t started_ns;  /* when it was started last, and when it was ready */
+	uint64_t ready_ns;
+	const uint64_t *counters; /* of realm 0, in the daemon's memory */
 };
 
 /* A private socket, one realm "main" of @dram_bytes whose index has room for @blocks; the seed
@@ -133,9 +141,14 @@ void daemon_ssd_add(struct daemon *daemon, const char *name, uint64_t bytes);
 int daemon_try(struct daemon *daemon);
 /* The same where nothing may go wrong. */
 void daemon_start(struct daemon *daemon);
+/* The first half of daemon_try(), for who wants to kill it before it is ready. */
+void daemon_begin(struct daemon *daemon);
 /* A clean stop, or kill -9. The time at which the process had ended. */
 uint64_t daemon_stop(struct daemon *daemon);
 uint64_t daemon_kill(struct daemon *daemon);
+/* The same, and what a counter of realm 0 stood at in that moment; UINT64_MAX: its memory may not
+ * be read here. */
+uint64_t daemon_kill_counting(struct daemon *daemon, enum realm_counter counter);
 
 /* What it says of itself. */
 void daemon_node(const struct daemon *daemon, struct node_status *out);
@@ -150,6 +163,21 @@ unsigned daemon_descriptors(const struct daemon *daemon);
 
 /* Waits until the process has no session there any more. Return: when that was seen. */
 uint64_t daemon_wait_gone(const struct daemon *daemon, pid_t pid, uint64_t until_ns);
+
+/* The books of a realm's ssd tier, added up anew, in units of 4 KiB. While it is idle all three of
+ * the units are one number. */
+struct daemon_audit {
+	uint64_t index_units;	/* of all records that blocks and spaces have */
+	uint64_t counted_units; /* what the realm thinks that these are */
+	uint64_t log_units;	/* what the log thinks is live */
+	uint64_t space_units;	/* those of spaces alone */
+	uint64_t blocks, blocks_counted;
+	bool idle; /* nothing is to be written, under way or waits for a pin */
+};
+void daemon_audit(const struct daemon *daemon, unsigned realm, struct daemon_audit *out);
+
+/* Removes all blocks of a realm. Return: how many. */
+uint64_t daemon_purge(const struct daemon *daemon, unsigned realm);
 
 /* Turns a byte of a frame in the pool over, behind everybody's back. Return: 0 or -ENOENT. */
 struct daemon_flip {
