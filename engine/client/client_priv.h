@@ -443,6 +443,9 @@ int call_reserve_ready(struct skep *session, uint64_t limit_ns);
 /* Gives the area's ABORT to the daemon and the area to whoever tidies up. */
 void call_give(struct skep *session, struct call *call);
 
+/* Waits until all that was published or removed before is durable. Return: as skep_sync(). */
+int sync_run(struct skep *session, uint64_t deadline_ns);
+
 /* The ring holds nonsense: ends the connection. Return: SKEP_EDOWN. */
 int call_nonsense(struct skep *session);
 

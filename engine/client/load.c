@@ -147,20 +147,23 @@ int skep_load(struct skep *session, struct skep_load *load)
 
 /* -------------------------------------------------------------------------------------- sync */
 
-int skep_sync(struct skep_space *space, uint64_t deadline_ns)
+int sync_run(struct skep *session, uint64_t deadline_ns)
 {
 	struct submission submission = {.op = SUBMIT_SYNC, .deadline_ns = deadline_ns};
 	struct completion answer;
-	int status;
+	int status = session_away(session) ? SKEP_STATUS_EDOWN
+					   : call_run(session, &submission, NULL, &answer);
 
-	if (!space)
-		return -EINVAL;
-	status = session_enter(space->session);
+	return status < 0 ? status : answer.status;
+}
+
+int skep_sync(struct skep_space *space, uint64_t deadline_ns)
+{
+	int status = session_enter(space ? space->session : NULL);
+
 	if (status)
 		return status;
-	status = session_away(space->session)
-			 ? SKEP_STATUS_EDOWN
-			 : call_run(space->session, &submission, NULL, &answer);
+	status = sync_run(space->session, deadline_ns);
 	session_exit(space->session);
-	return status < 0 ? status : answer.status;
+	return status;
 }

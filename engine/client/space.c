@@ -334,6 +334,14 @@ static int64_t space_number(struct skep_space *space, uint16_t op, uint64_t dead
 	return (int64_t)MIN_OF(answer.number, (uint64_t)INT64_MAX);
 }
 
+/* What was removed must not come back after a crash: where there is an ssd, that is waited for. */
+static int64_t space_durable(struct skep_space *space, int64_t result, uint64_t deadline_ns)
+{
+	int status = result < 0 ? -ENOTSUP : sync_run(space->session, deadline_ns);
+
+	return status < 0 && status != -ENOTSUP ? status : result;
+}
+
 int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns)
 {
 	int64_t result = session_enter(space ? space->session : NULL);
@@ -341,6 +349,7 @@ int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns)
 	if (result)
 		return result;
 	result = space_number(space, WIRE_SPACE_PURGE, deadline_ns);
+	result = space_durable(space, result, deadline_ns);
 	session_exit(space->session);
 	return result;
 }
@@ -355,6 +364,7 @@ int64_t skep_space_step(struct skep_space *space, uint64_t deadline_ns)
 	/* The step is done whatever comes now; who is told of no answer finds out by itself. */
 	if (result >= 0)
 		(void)space_refresh(space, deadline_ns);
+	result = space_durable(space, result, deadline_ns);
 	session_exit(space->session);
 	return result;
 }

@@ -406,6 +406,9 @@ static void submission_take(
 	case SUBMIT_CANCEL:
 		answer.status = -ECANCELED;
 		break;
+	case SUBMIT_SYNC:
+		answer.status = fake->sync_failure ? fake->sync_failure : -ENOTSUP;
+		break;
 	default:
 		answer.status = -ENOSYS;
 	}

@@ -173,7 +173,13 @@ static void space_options_are_checked_by_name(void)
 	REQUIRE_EQ(skep_space_open(session, &good, &space), -ENOSPC);
 	skep_space_close(space);
 	REQUIRE_EQ(skep_space_open(session, &good, &space), 0);
+	REQUIRE_EQ(skep_sync(space, skep_deadline_ms(1000)), -ENOTSUP);
 	REQUIRE_EQ(skep_space_purge(space, skep_deadline_ms(1000)), 7);
+	/* What may come undone by a crash is no success. */
+	fake.sync_failure = -EIO;
+	REQUIRE_EQ(skep_sync(space, skep_deadline_ms(1000)), -EIO);
+	REQUIRE_EQ(skep_space_purge(space, skep_deadline_ms(1000)), -EIO);
+	fake.sync_failure = 0;
 	skep_close(session);
 }
 

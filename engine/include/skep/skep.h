@@ -255,7 +255,10 @@ SKEP_API void skep_space_close(struct skep_space *space);
  * skep_space_purge() - remove every block of the space; pinned bytes stay until released
  * @space: the space
  * @deadline_ns: for the daemon's answer
- * Return: blocks removed; SKEP_EDOWN, -ETIMEDOUT.
+ * Where the realm has an ssd it waits until the removal is durable.
+ *
+ * Return: blocks removed; SKEP_EDOWN, -ETIMEDOUT, -EIO: perhaps they are removed, but a crash of the
+ * daemon may bring them back: call again.
  */
 SKEP_API int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns);
 
@@ -268,7 +271,10 @@ SKEP_API int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns
  * anew by the next call that uses them. Other sessions find out by themselves; a skep_match() of
  * theirs misses until their library has looked the space up again (milliseconds).
  *
- * Return: the new version; SKEP_EDOWN, -ETIMEDOUT.
+ * Where the realm has an ssd it waits until the step is durable.
+ *
+ * Return: the new version; SKEP_EDOWN, -ETIMEDOUT, -EIO: perhaps the version was stepped, but a crash
+ * of the daemon may take it back: step again before anything new is put.
  */
 SKEP_API int64_t skep_space_step(struct skep_space *space, uint64_t deadline_ns);
 
