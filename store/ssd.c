@@ -368,6 +368,28 @@ void ssd_settled(struct realm *realm, uint32_t slot)
 	--*count;
 }
 
+/* Its record was lost with a device, perhaps before it was durable: every sync that still waits for
+ * blocks waits for this one too. */
+static void ssd_dirty_again(struct realm *realm, uint32_t slot)
+{
+	struct realm_ssd *ssd = &realm->ssd;
+	uint16_t epoch = ssd->epoch;
+
+	list_each (node, &ssd->syncs_live) {
+		const struct sync *sync = list_item(node, struct sync, link);
+
+		if (!sync->at_log && (uint16_t)(ssd->epoch - sync->epoch) < SYNC_EPOCHS - 1) {
+			epoch = sync->epoch;
+			break;
+		}
+	}
+	if ((int16_t)(ssd->epoch_oldest - epoch) > 0)
+		ssd->epoch_oldest = epoch;
+	realm->index.slots[slot].epoch = epoch;
+	ssd->unwritten[epoch % SYNC_EPOCHS]++;
+	lru_dirty(realm, slot);
+}
+
 static void sync_free(struct sync *sync)
 {
 	list_remove(&sync->link);
@@ -624,7 +646,7 @@ static void log_lost(void *arg, uint32_t at, uint32_t units)
 		realm->counters[REALM_COUNTER_blocks_lost]++;
 		if (own->flags & SLOT_IN_DRAM && !(own->flags & SLOT_LOADING)) {
 			ssd_forget(realm, slot);
-			ssd_dirty(realm, slot);
+			ssd_dirty_again(realm, slot);
 		} else {
 			remove_subtree(realm, slot, SKEP_REASON_LOST);
 		}
