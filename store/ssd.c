@@ -460,6 +460,15 @@ static bool sync_written(struct realm *realm, const struct sync *sync)
 	return (int16_t)(ssd->epoch_oldest - sync->epoch) > 0;
 }
 
+/* Without the record of its space no block is found. */
+static bool spaces_written(const struct realm *realm)
+{
+	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
+		if (realm->spaces[i].used && realm->spaces[i].ssd_at == SSD_NONE)
+			return false;
+	return true;
+}
+
 static void syncs_pump(struct realm *realm)
 {
 	list_each (node, &realm->ssd.syncs_live) {
@@ -475,7 +484,7 @@ static void syncs_pump(struct realm *realm)
 			sync_finish(sync, -EIO);
 			return;
 		}
-		if (!sync_written(realm, sync))
+		if (!sync_written(realm, sync) || !spaces_written(realm))
 			return;
 		sync->stage = SYNC_LOG;
 		sync->log.done = sync_log_done;
