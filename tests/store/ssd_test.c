@@ -405,24 +405,6 @@ static void a_sync_is_told_that_its_time_is_over(void)
 	play_close(&play);
 }
 
-/* A space's own record says what its blocks are: without it none of them is found. */
-static void a_sync_waits_for_the_record_of_the_space(void)
-{
-	scene(8, 1);
-	memory_devices_fault(play.sim.devices, 0, SSD_OP_WRITE, MEMORY_FAULT_ERROR, 1000000);
-	sim_run(&play.sim);
-	play_chain(&play, &chain, nine);
-	sim_devices_run(&play.sim, 1); /* the space's record fails with its segment's opening */
-	memory_devices_faults_end(play.sim.devices);
-	REQUIRE_EQ(put(&chain, 0, 3), 3);
-	play_sync(&play.clients[0], CLOCK_NEVER);
-	sim_settle(&play.sim);
-	REQUIRE_EQ(play_take(&play, 0).status, 0);
-	play_restart(&play, true);
-	REQUIRE_EQ(play_named(&play.clients[0], &chain), 3);
-	play_close(&play);
-}
-
 /* ------------------------------------------------------------------------------------- room */
 
 static void live_bytes_never_pass_their_limit_and_the_coldest_leaf_leaves_first(void)
@@ -634,7 +616,6 @@ int main(void)
 	a_sync_waits_for_what_was_published_before();
 	a_sync_does_not_wait_for_what_came_after();
 	a_sync_is_told_that_its_time_is_over();
-	a_sync_waits_for_the_record_of_the_space();
 	live_bytes_never_pass_their_limit_and_the_coldest_leaf_leaves_first();
 	reclaim_keeps_what_lives();
 	where_slots_run_out_the_coldest_names_of_every_tier_leave();
