@@ -742,7 +742,7 @@ bool evict_shed(struct realm *realm)
 	pins_scan(realm);
 	for (slot = realm->ssd.dirty.cold; slot != NONE32; slot = slots[slot].lru_next)
 		if (slots[slot].first_child == NONE32 && !slots[slot].dram_children &&
-			!pins_marked(realm, slot))
+			!(slots[slot].flags & SLOT_WRITING) && !pins_marked(realm, slot))
 			break;
 	if (slot == NONE32)
 		return false;

@@ -401,7 +401,7 @@ void index_slot_free(struct realm *realm, uint32_t slot)
 	int class;
 
 	SKEP_CHECK(LOAD(entry->name_generation) == 0);
-	SKEP_CHECK(!(index->slots[slot].flags & SLOT_IN_DRAM) &&
+	SKEP_CHECK(!(index->slots[slot].flags & (SLOT_IN_DRAM | SLOT_WRITING | SLOT_LOADING)) &&
 		   index->slots[slot].dram_children == 0 && !slot_on_ssd(realm, slot));
 	head = (const void *)(index->heap + at + record_head_at(&shape));
 	word = LOAD(head->word);
