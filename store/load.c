@@ -227,10 +227,13 @@ static void load_finish(struct realm *realm, struct load *load, int status)
 	struct pin_cell *cells =
 		(struct pin_cell *)(uintptr_t)page_end_pins(&session->page, &count);
 
+	/* Held, but for those that were removed by force: whatever is below them went as well. */
+	while (load->ready && !block_stands(realm, &load->blocks[load->ready - 1]))
+		load->ready--;
 	if (load->ready) {
 		uint32_t slot = load->blocks[load->ready - 1].slot;
 
-		/* The blocks are held: what the cell names stands. Order as in pin_store(). */
+		/* What the cell names stands. Order as in pin_store(). */
 		STORE(cells[load->cell].slot, slot);
 		atomic_store_explicit(&cells[load->cell].generation,
 			LOAD(realm->index.entries[slot].frame_generation), memory_order_release);
