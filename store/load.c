@@ -247,10 +247,14 @@ static void load_finish(struct realm *realm, struct load *load, int status)
 	session_complete(session, queue, tag, status, 0);
 }
 
-/* Will anything that is under way give room? */
+/* Will anything that is under way give room? A pool is being populated after a start. */
 static bool room_may_come(const struct realm *realm)
 {
-	return realm->ssd.dirty.count || !list_empty(&realm->ssd.jobs_busy);
+	struct dram_status dram;
+
+	dram_status_get(realm->dram, &dram);
+	return realm->ssd.dirty.count || !list_empty(&realm->ssd.jobs_busy) ||
+	       dram.ready_bytes < dram.bytes;
 }
 
 /* Return: true: it was answered. */
