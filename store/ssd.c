@@ -378,7 +378,8 @@ static void ssd_dirty_again(struct realm *realm, uint32_t slot)
 	list_each (node, &ssd->syncs_live) {
 		const struct sync *sync = list_item(node, struct sync, link);
 
-		if (!sync->at_log && (uint16_t)(ssd->epoch - sync->epoch) < SYNC_EPOCHS - 1) {
+		if (sync->stage == SYNC_WRITING &&
+			(uint16_t)(ssd->epoch - sync->epoch) < SYNC_EPOCHS - 1) {
 			epoch = sync->epoch;
 			break;
 		}
