@@ -290,7 +290,9 @@ int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_
 	for (int64_t i = 0; i < count; i++)
 		if (found[i].log == realm->ssd.log)
 			candidate_add(&r, &found[i]);
-	for (uint32_t i = 0; i < r.count; i++)
+	/* The newest first: of a block that left and was put again both lives may be found, and
+	 * all that is below the earlier one left with it. */
+	for (uint32_t i = r.count; i-- > 0;)
 		chain_make(&r, i);
 	/* The order of the log stands for the order of use: what was written last was used last. */
 	for (uint32_t i = 0; i < r.count; i++)
