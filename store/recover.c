@@ -75,6 +75,7 @@ static void spaces_recover(struct realm *realm, const struct ssd_found *found, i
 			return;
 		}
 		realm->spaces[place].ssd_at = found[best_at].at;
+		realm->spaces[place].ssd_version = best.space_version;
 		realm->ssd.live_units += found[best_at].units;
 		ssd_keep(realm->keeper->ssd, &found[best_at]);
 	}

@@ -152,8 +152,8 @@ static void space_version_set(struct realm *realm, uint32_t index, uint64_t vers
 
 	/* The name too: an id shown to an operator names one block of the realm. */
 	snprintf(named, sizeof(named), "%s\n%s", space->name, space->fingerprint);
-	space_record_drop(realm, index);
-	space->ssd_writing = false;
+	/* The record of the version before stands until this one's has its place. */
+	realm->ssd.spaces_unwritten = true;
 	space->version = version;
 	space->key = XXH3_64bits_withSeed(named, strlen(named), version);
 	space->generation = realm_draw(realm);
@@ -219,6 +219,7 @@ static int space_make(struct realm *realm, const struct wire_space_open *request
 	}
 	space->used = true;
 	space_version_set(realm, (uint32_t)place, version);
+	space->made = space->generation;
 	return place;
 }
 

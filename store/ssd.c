@@ -153,35 +153,53 @@ static void write_done(struct ssd_put *put, int status)
 
 static _Alignas(8) uint8_t label_room[SSD_LABEL_MAX]; /* the keeper is one thread */
 
+void space_record_drop(struct realm *realm, uint32_t index)
+{
+	struct space *space = &realm->spaces[index];
+
+	if (!realm->ssd.log)
+		return;
+	if (space->ssd_at != SSD_NONE)
+		record_drop(realm, space->ssd_at, 1);
+	space->ssd_at = SSD_NONE;
+	realm->ssd.spaces_unwritten = true;
+}
+
 /* What a space is, in a record of one unit: tables alone must say what their blocks belong to. */
 static void space_done(struct ssd_put *put, int status)
 {
 	struct ssd_job *job = list_item(put, struct ssd_job, put);
 	struct realm *realm = job->realm;
-	struct space *space = &realm->spaces[job->slot];
-	uint64_t generation = job->space_generation;
+	uint32_t index = job->slot;
+	struct space *space = &realm->spaces[index];
+	uint64_t made = job->space_made, version = job->space_version;
 	uint32_t from = job->from;
 
 	ssd_job_give(job);
 	if (status < 0)
 		realm->ssd.live_units -= put->units;
-	if (space->generation != generation) { /* stepped meanwhile, or another space */
+	if (space->made != made) { /* another space has the place */
 		if (status == 0)
 			record_drop(realm, put->at, put->units);
 		return;
 	}
 	space->ssd_writing = false;
-	if (status == 0) {
-		if (space->ssd_at != SSD_NONE) { /* moved, and not lost meanwhile */
-			SKEP_CHECK(space->ssd_at == from);
+	if (space->ssd_at != SSD_NONE) { /* moved, and not lost meanwhile */
+		SKEP_CHECK(space->ssd_at == from);
+		if (status == 0)
 			record_drop(realm, from, put->units);
-		}
-		space->ssd_at = put->at;
+		else if (!space_written(space))
+			space_record_drop(realm, index); /* then a new one is put */
 	}
-	realm->ssd.spaces_unwritten |= space->ssd_at == SSD_NONE;
+	if (status == 0) {
+		space->ssd_at = put->at;
+		space->ssd_version = version;
+	}
+	realm->ssd.spaces_unwritten |= !space_written(space);
 }
 
-/* Its first record, or another one for that at space->ssd_at, which stands until it is there. */
+/* Its first record, or another one for that at space->ssd_at (which has to move, or tells an older
+ * version): the log keeps that until the new one is durable. */
 static bool space_write(struct realm *realm, uint32_t index)
 {
 	static _Alignas(SSD_UNIT_BYTES) uint8_t zeros[SSD_UNIT_BYTES];
@@ -199,7 +217,8 @@ static bool space_write(struct realm *realm, uint32_t index)
 		return false;
 	job->slot = index;
 	job->of_space = true;
-	job->space_generation = space->generation;
+	job->space_made = space->made;
+	job->space_version = space->version;
 	job->pieces[0] = (struct iovec){zeros, sizeof(zeros)};
 	job->put = (struct ssd_put){.pieces = job->pieces,
 		.piece_count = 1,
@@ -225,22 +244,10 @@ static void spaces_write(struct realm *realm)
 	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++) {
 		const struct space *space = &realm->spaces[i];
 
-		if (space->used && space->ssd_at == SSD_NONE && !space->ssd_writing)
+		if (space->used && !space_written(space) && !space->ssd_writing)
 			all &= space_write(realm, i);
 	}
 	realm->ssd.spaces_unwritten = !all;
-}
-
-void space_record_drop(struct realm *realm, uint32_t index)
-{
-	struct space *space = &realm->spaces[index];
-
-	if (!realm->ssd.log)
-		return;
-	if (space->ssd_at != SSD_NONE)
-		record_drop(realm, space->ssd_at, 1);
-	space->ssd_at = SSD_NONE;
-	realm->ssd.spaces_unwritten = true;
 }
 
 static uint64_t live_units_max(const struct realm *realm)
@@ -465,7 +472,7 @@ static bool sync_written(struct realm *realm, const struct sync *sync)
 static bool spaces_written(const struct realm *realm)
 {
 	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
-		if (realm->spaces[i].used && realm->spaces[i].ssd_at == SSD_NONE)
+		if (realm->spaces[i].used && !space_written(&realm->spaces[i]))
 			return false;
 	return true;
 }

@@ -169,13 +169,15 @@ struct space {
 	char name[NODE_NAME_MAX];
 	char fingerprint[FINGERPRINT_BYTES];
 	uint64_t version, generation;
-	uint64_t key; /* names it on the ssd: of name, fingerprint and version; no secret */
+	uint64_t made; /* generation it had first */
+	uint64_t key;  /* names it on the ssd: of name, fingerprint and version; no secret */
 	uint8_t secret[ID_SECRET_BYTES];
 	uint32_t block_tokens, part_count;
 	bool opaque;
-	bool unkept;	  /* its blocks do not fit the ssd: label or bytes too large */
-	bool ssd_writing; /* its own record is on its way */
-	uint32_t ssd_at;  /* of that record, or SSD_NONE */
+	bool unkept;	      /* its blocks do not fit the ssd: label or bytes too large */
+	bool ssd_writing;     /* its own record is on its way */
+	uint32_t ssd_at;      /* of that record, or SSD_NONE */
+	uint64_t ssd_version; /* that the record tells */
 	struct wire_space_open request;
 	uint8_t classes[INDEX_PARTS_MAX]; /* of each part; opaque: of the longest */
 	uint64_t part_bytes[INDEX_PARTS_MAX];
@@ -222,7 +224,7 @@ struct ssd_job {
 		struct ssd_get get;
 	};
 	bool of_space; /* @slot is a space, whose record is written */
-	uint64_t space_generation;
+	uint64_t space_made, space_version;
 	uint32_t from; /* of a move: where the record lies until then; else SSD_NONE */
 	struct iovec pieces[INDEX_PARTS_MAX];
 	/* Read by an I/O thread: what the parts must be. */
@@ -551,6 +553,10 @@ uint64_t sync_tick(struct realm *realm);
 void ssd_pump(struct realm *realm);
 /* The space's own record is dead; another is written. */
 void space_record_drop(struct realm *realm, uint32_t space);
+static inline bool space_written(const struct space *space)
+{
+	return space->ssd_at != SSD_NONE && space->ssd_version == space->version;
+}
 /* Takes in what the log's tables hold (recover.c); before any session. */
 int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count);
 /* The record at @at, if it is still the block's, does not hold what it must: a block that is in
