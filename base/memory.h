@@ -14,6 +14,13 @@ void *memory_realloc(void *old, size_t bytes);
 char *memory_strdup(const char *text);
 void memory_free(void *old);
 
+/* Large arrays that are soon filled cost fewer page faults so: pages of 2 MiB where the system
+ * gives them on advice. */
+void memory_large_pages(void *memory, size_t bytes);
+
+/* Gives back to the system what the allocator keeps of memory that was freed: after a start. */
+void memory_trim(void);
+
 /*
  * From now on the @nth allocation (1 = the next) fails, and, when @forever, each one after it too;
  * 0 ends the injection. For tests; any thread.

@@ -19,6 +19,9 @@
 #define STOP_DEFAULT_NS (5 * NS_PER_S)
 #define STOP_LOOK_US	2000
 
+/* Reads of tables under way at once, at the start. */
+enum { RECOVER_THREADS = 4 };
+
 int node_ssd_create(
 	struct node *node, const struct node_config *config, char *why, size_t why_bytes)
 {
@@ -46,6 +49,7 @@ int node_ssd_create(
 	status = node_ledger_open(node, config, &ssd.ledger, why, why_bytes);
 	if (status < 0)
 		return status;
+	ssd.recover_threads = RECOVER_THREADS;
 	return ssd_create(&ssd, &node->keeper->ssd, why, why_bytes);
 }
 
@@ -69,6 +73,7 @@ int node_ssd_recover(struct node *node, char *why, size_t why_bytes)
 		status = ssd_realm_recover(keeper->realms[i], found, count);
 	ssd_recover_end(keeper->ssd);
 	node_ledger_recovered(node, (uint64_t)count);
+	memory_trim();
 	if (status < 0)
 		snprintf(why, why_bytes, "what the ssd tier holds cannot be taken in: %s",
 			status_text(status));

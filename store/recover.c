@@ -20,7 +20,8 @@ enum candidate_state { CANDIDATE_NEW, CANDIDATE_IN, CANDIDATE_OUT };
 
 /* A record that may become a block. */
 struct candidate {
-	const struct ssd_found *found;
+	uint64_t key;	/* of what names it: see key_of() */
+	uint32_t found; /* index */
 	uint32_t next;	/* of its hash chain */
 	uint32_t child; /* while its ancestors are looked for: where we came from */
 	uint32_t slot;
@@ -29,7 +30,8 @@ struct candidate {
 
 struct recovery {
 	struct realm *realm;
-	struct candidate *candidates;
+	const struct ssd_found *found;
+	struct candidate *candidates; /* in the order of the log */
 	uint32_t *heads;
 	uint32_t count, head_count;
 	uint64_t recovered, dropped;
@@ -91,33 +93,44 @@ static int space_of_key(const struct realm *realm, uint64_t key)
 
 /* ---------------------------------------------------------------------------------- records */
 
-static uint32_t *head_of(struct recovery *r, uint64_t incarnation, uint64_t write)
+/* A record is known by the write generation of its first part. There are a million labels or more,
+ * so that each is looked at as seldom as can be: what is compared lies in the candidates. */
+static uint64_t key_of(uint64_t incarnation, uint64_t write)
 {
-	return &r->heads[hash_range((uint32_t)mix64(incarnation ^ mix64(write)), r->head_count)];
+	return mix64(incarnation ^ mix64(write));
 }
 
-/* A record is known by the write generation of its first part. */
+static uint32_t *head_of(struct recovery *r, uint64_t key)
+{
+	return &r->heads[hash_range((uint32_t)key, r->head_count)];
+}
+
+/* Only what was read by label_block_read() is a candidate. */
+static bool label_is(const struct ssd_found *found, uint64_t incarnation, uint64_t write)
+{
+	const struct label_head *head = found->label;
+	const struct label_part *parts = (const void *)(head + 1);
+
+	return head->incarnation == incarnation && parts[0].write == write;
+}
+
 static uint32_t candidate_find(struct recovery *r, uint64_t incarnation, uint64_t write)
 {
-	uint32_t at = *head_of(r, incarnation, write);
-	struct label_block label;
+	uint64_t key = key_of(incarnation, write);
+	uint32_t at = *head_of(r, key);
 
-	for (; at != NONE32; at = r->candidates[at].next) {
-		const struct ssd_found *found = r->candidates[at].found;
-
-		if (label_block_read(found->label, found->label_bytes, &label) == 0 &&
-			label.head.incarnation == incarnation && label.parts[0].write == write)
-			break;
-	}
+	while (at != NONE32 &&
+		(r->candidates[at].key != key ||
+			!label_is(&r->found[r->candidates[at].found], incarnation, write)))
+		at = r->candidates[at].next;
 	return at;
 }
 
-static void candidate_add(struct recovery *r, const struct ssd_found *found)
+static void candidate_add(struct recovery *r, uint32_t number)
 {
 	struct realm *realm = r->realm;
+	const struct ssd_found *found = &r->found[number];
 	struct label_block label;
-	struct candidate *made;
-	uint32_t *head, same;
 	int space;
 
 	if (label_block_read(found->label, found->label_bytes, &label) < 0)
@@ -128,17 +141,39 @@ static void candidate_add(struct recovery *r, const struct ssd_found *found)
 		r->dropped++;
 		return;
 	}
-	/* Moved, and both places were found: the later one counts (they come in this order). */
-	same = candidate_find(r, label.head.incarnation, label.parts[0].write);
-	if (same != NONE32) {
-		r->candidates[same].found = found;
-		return;
+	r->candidates[r->count++] =
+		(struct candidate){.key = key_of(label.head.incarnation, label.parts[0].write),
+			.found = number,
+			.next = NONE32,
+			.slot = NONE32,
+			.space = (uint8_t)space};
+}
+
+enum { AHEAD = 16 }; /* heads lie all over memory: they are asked for so much before */
+
+/* Makes all candidates known. */
+static void candidates_link(struct recovery *r)
+{
+	for (uint32_t i = 0; i < r->count; i++) {
+		struct candidate *candidate = &r->candidates[i];
+		const struct label_head *label = r->found[candidate->found].label;
+		const struct label_part *parts = (const void *)(label + 1);
+		uint32_t *head = head_of(r, candidate->key), same = NONE32;
+
+		if (i + AHEAD < r->count)
+			__builtin_prefetch(head_of(r, candidate[AHEAD].key));
+		if (*head != NONE32)
+			same = candidate_find(r, label->incarnation, parts[0].write);
+		if (same == NONE32) {
+			candidate->next = *head;
+			*head = i;
+			continue;
+		}
+		/* Moved, and both places were found: the later one counts (they come in this
+		 * order). */
+		r->candidates[same].found = candidate->found;
+		candidate->state = CANDIDATE_OUT;
 	}
-	made = &r->candidates[r->count];
-	head = head_of(r, label.head.incarnation, label.parts[0].write);
-	*made = (struct candidate){
-		.found = found, .next = *head, .slot = NONE32, .space = (uint8_t)space};
-	*head = r->count++;
 }
 
 /* The place of an incarnation in the realm's list, or negative: there are too many. */
@@ -180,11 +215,12 @@ static bool block_make(struct recovery *r, struct candidate *candidate, uint32_t
 		.space = candidate->space,
 		.parts = space->part_count,
 		.range_sums = space->ranges};
+	const struct ssd_found *found = &r->found[candidate->found];
 	struct label_block label;
 	int origin;
 	int64_t slot;
 
-	label_block_read(candidate->found->label, candidate->found->label_bytes, &label);
+	label_block_read(found->label, found->label_bytes, &label);
 	name.proof = label.proof;
 	if (parent != NONE32) {
 		above.low = LOAD(index->entries[parent].id_low);
@@ -211,7 +247,7 @@ static bool block_make(struct recovery *r, struct candidate *candidate, uint32_t
 		STORE(part->root_low, label.parts[i].root_low);
 		STORE(part->root_high, label.parts[i].root_high);
 	}
-	if (candidate->found->units != ssd_block_units(realm, (uint32_t)slot)) {
+	if (found->units != ssd_block_units(realm, (uint32_t)slot)) {
 		index_name_hide(realm, (uint32_t)slot);
 		index_slot_free(realm, (uint32_t)slot);
 		return false;
@@ -221,18 +257,40 @@ static bool block_make(struct recovery *r, struct candidate *candidate, uint32_t
 	STORE(index->entries[slot].origin, (uint16_t)origin);
 	index_state_set(realm, (uint32_t)slot, ENTRY_PRESENT);
 	index->slots[slot].lru = (uint8_t)dram_class(realm->dram, label.parts[0].bytes);
-	index->ssd_at[slot] = candidate->found->at;
+	index->ssd_at[slot] = found->at;
 	realm->ssd.blocks++;
-	realm->ssd.live_units += candidate->found->units;
+	realm->ssd.live_units += found->units;
 	candidate->slot = (uint32_t)slot;
-	ssd_keep(realm->keeper->ssd, candidate->found);
+	ssd_keep(realm->keeper->ssd, found);
 	return true;
+}
+
+/* What chain_make() will ask for: the way to the parent, and where the block's own name goes. */
+static void chain_prefetch(struct recovery *r, uint32_t at)
+{
+	const struct index *index = &r->realm->index;
+	const struct label_head *label;
+	uint32_t parent;
+
+	if (at >= AHEAD) { /* the newest come first */
+		label = r->found[r->candidates[at - AHEAD].found].label;
+		__builtin_prefetch(
+			head_of(r, key_of(label->parent_incarnation, label->parent_write)));
+		__builtin_prefetch(&index->buckets[hash_range(
+			(uint32_t)label->id_low, index->head->bucket_count)]);
+	}
+	if (at >= AHEAD / 2) {
+		label = r->found[r->candidates[at - AHEAD / 2].found].label;
+		parent = *head_of(r, key_of(label->parent_incarnation, label->parent_write));
+		if (parent != NONE32)
+			__builtin_prefetch(&r->candidates[parent]);
+	}
 }
 
 /* Makes a block and whatever is above it, from the top. */
 static void chain_make(struct recovery *r, uint32_t at)
 {
-	struct label_block label;
+	const struct label_head *label;
 	uint32_t parent = NONE32, child = NONE32;
 	bool broken = false;
 
@@ -248,10 +306,10 @@ static void chain_make(struct recovery *r, uint32_t at)
 		candidate->child = child;
 		candidate->state = CANDIDATE_OUT; /* until it is made; ends a circle as well */
 		child = at;
-		label_block_read(candidate->found->label, candidate->found->label_bytes, &label);
-		if (!label.head.parent_write)
+		label = r->found[candidate->found].label;
+		if (!label->parent_write)
 			break;
-		at = candidate_find(r, label.head.parent_incarnation, label.head.parent_write);
+		at = candidate_find(r, label->parent_incarnation, label->parent_write);
 		if (at == NONE32) {
 			broken = true;
 			break;
@@ -273,28 +331,33 @@ static void chain_make(struct recovery *r, uint32_t at)
 
 int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count)
 {
-	struct recovery r = {.realm = realm};
+	struct recovery r = {.realm = realm, .found = found};
 	uint64_t stamp = realm->keeper->now_ns - MIN_OF(realm->keeper->now_ns, (uint64_t)count);
 
 	if (!realm->ssd.log || !count)
 		return 0;
 	spaces_recover(realm, found, count);
-	r.head_count = (uint32_t)count;
+	r.head_count = (uint32_t)MIN_OF(2 * (uint64_t)count, UINT32_MAX);
 	r.candidates = memory_calloc((size_t)count, sizeof(*r.candidates));
-	r.heads = memory_calloc((size_t)count, sizeof(*r.heads));
+	r.heads = memory_calloc(r.head_count, sizeof(*r.heads));
 	if (!r.candidates || !r.heads) {
 		memory_free(r.candidates);
 		memory_free(r.heads);
 		return -ENOMEM;
 	}
-	memset(r.heads, 0xff, (size_t)count * sizeof(*r.heads));
+	memory_large_pages(r.candidates, (size_t)count * sizeof(*r.candidates));
+	memory_large_pages(r.heads, r.head_count * sizeof(*r.heads));
+	memset(r.heads, 0xff, r.head_count * sizeof(*r.heads));
 	for (int64_t i = 0; i < count; i++)
 		if (found[i].log == realm->ssd.log)
-			candidate_add(&r, &found[i]);
+			candidate_add(&r, (uint32_t)i);
+	candidates_link(&r);
 	/* The newest first: of a block that left and was put again both lives may be found, and
 	 * all that is below the earlier one left with it. */
-	for (uint32_t i = r.count; i-- > 0;)
+	for (uint32_t i = r.count; i-- > 0;) {
+		chain_prefetch(&r, i);
 		chain_make(&r, i);
+	}
 	/* The order of the log stands for the order of use: what was written last was used last. */
 	for (uint32_t i = 0; i < r.count; i++)
 		if (r.candidates[i].slot != NONE32) {

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The start: what the tables on the devices say, of which nothing is taken on trust. */
+/*
+ * The start: what the tables on the devices say, of which nothing is taken on trust. Segments are
+ * read by a few threads: a device answers many reads at once, and sums are made meanwhile.
+ */
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +17,10 @@
 #include "tiering/ssd/ssd_priv.h"
 
 enum {
-	WINDOW_UNITS = 16, /* that are read of each segment in one go */
-	CHUNK_BYTES = 1 << 20,
+	OPENING_UNITS = 16,    /* that are read of each segment first */
+	TABLES_PART = 16,      /* of a segment that has tables so much is read in one go */
+	CHUNK_BYTES = 4 << 20, /* two large pages */
+	SCANS_MAX = SSD_RECOVER_THREADS_MAX,
 	/* Lives whose openings could not be read get no second segment of their number. */
 	SEQUENCE_STEP = 1 << 20,
 };
@@ -24,20 +32,49 @@ struct chunk {
 	uint8_t labels[];
 };
 
-struct ssd_recovery {
+/* What one thread finds. */
+struct scan {
+	struct ssd *ssd;
+	pthread_t thread;
+	int status;
 	struct ssd_found *found;
-	uint8_t *kept;
 	size_t count, room;
 	struct chunk *chunks;
-	struct { /* of each segment, in @found before it is sorted */
-		size_t first, count;
-	} * spans;
-	uint32_t *order; /* segments by sequence */
+	uint64_t tables_damaged;
 	void *memory;
 	/* The part of the segment that was read last: [begin, end) in units. */
 	uint8_t *window;
 	uint32_t begin, end;
 };
+
+struct ssd_recovery {
+	struct scan scans[SCANS_MAX];
+	unsigned scan_count;
+	_Atomic uint32_t next_segment;
+	pthread_mutex_t errors_lock; /* devices' errors and fences while threads read */
+	/* Of all. */
+	struct ssd_found *found;
+	uint8_t *kept;
+	size_t count;
+	struct span { /* of each segment: where its records are */
+		size_t first;
+		uint32_t count;
+		uint32_t scan;
+	} * spans;
+	uint32_t *order; /* segments by sequence */
+};
+
+static void scan_free(struct scan *scan)
+{
+	while (scan->chunks) {
+		struct chunk *chunk = scan->chunks;
+
+		scan->chunks = chunk->before;
+		memory_free(chunk);
+	}
+	memory_free(scan->found);
+	memory_free(scan->memory);
+}
 
 void ssd_recovery_free(struct ssd *ssd)
 {
@@ -46,17 +83,13 @@ void ssd_recovery_free(struct ssd *ssd)
 	ssd->recovery = NULL;
 	if (!recovery)
 		return;
-	while (recovery->chunks) {
-		struct chunk *chunk = recovery->chunks;
-
-		recovery->chunks = chunk->before;
-		memory_free(chunk);
-	}
+	for (unsigned i = 0; i < recovery->scan_count; i++)
+		scan_free(&recovery->scans[i]);
 	memory_free(recovery->found);
 	memory_free(recovery->kept);
 	memory_free(recovery->spans);
 	memory_free(recovery->order);
-	memory_free(recovery->memory);
+	pthread_mutex_destroy(&recovery->errors_lock);
 	memory_free(recovery);
 }
 
@@ -67,29 +100,38 @@ static int recovery_make(struct ssd *ssd)
 	ssd->recovery = recovery;
 	if (!recovery)
 		return -ENOMEM;
+	pthread_mutex_init(&recovery->errors_lock, NULL);
+	recovery->scan_count = ssd->recover_threads;
 	recovery->spans = memory_calloc(ssd->segment_count, sizeof(*recovery->spans));
 	recovery->order = memory_calloc(ssd->segment_count, sizeof(*recovery->order));
-	recovery->memory = memory_zalloc(SSD_TABLE_BYTES_MAX + SSD_UNIT_BYTES);
-	if (!recovery->spans || !recovery->order || !recovery->memory)
+	if (!recovery->spans || !recovery->order)
 		return -ENOMEM;
-	recovery->window = ssd_aligned(recovery->memory);
+	for (unsigned i = 0; i < recovery->scan_count; i++) {
+		struct scan *scan = &recovery->scans[i];
+
+		scan->ssd = ssd;
+		scan->memory = memory_zalloc(SSD_TABLE_BYTES_MAX + SSD_UNIT_BYTES);
+		if (!scan->memory)
+			return -ENOMEM;
+		scan->window = ssd_aligned(scan->memory);
+	}
 	return 0;
 }
 
-static const uint8_t *label_copy(
-	struct ssd_recovery *recovery, const uint8_t *label, uint32_t bytes)
+static const uint8_t *label_copy(struct scan *scan, const uint8_t *label, uint32_t bytes)
 {
-	struct chunk *chunk = recovery->chunks;
+	struct chunk *chunk = scan->chunks;
 	size_t room = align_up(bytes, 8);
 	uint8_t *to;
 
 	if (!chunk || chunk->bytes - chunk->used < room) {
-		chunk = memory_zalloc(sizeof(*chunk) + CHUNK_BYTES);
+		chunk = memory_zalloc(CHUNK_BYTES);
 		if (!chunk)
 			return NULL;
-		chunk->bytes = CHUNK_BYTES;
-		chunk->before = recovery->chunks;
-		recovery->chunks = chunk;
+		memory_large_pages(chunk, CHUNK_BYTES);
+		chunk->bytes = CHUNK_BYTES - sizeof(*chunk);
+		chunk->before = scan->chunks;
+		scan->chunks = chunk;
 	}
 	to = chunk->labels + chunk->used;
 	chunk->used += room;
@@ -97,58 +139,80 @@ static const uint8_t *label_copy(
 	return to;
 }
 
-static int found_add(struct ssd_recovery *recovery, const struct ssd_found *found)
+static int found_add(struct scan *scan, const struct ssd_found *found)
 {
-	if (recovery->count == recovery->room) {
-		size_t room = recovery->room ? recovery->room * 2 : 1024;
-		struct ssd_found *grown =
-			memory_realloc(recovery->found, room * sizeof(*recovery->found));
+	if (scan->count == scan->room) {
+		size_t room = scan->room ? scan->room * 2 : 1024;
+		struct ssd_found *grown = memory_realloc(scan->found, room * sizeof(*scan->found));
 
 		if (!grown)
 			return -ENOMEM;
-		recovery->found = grown;
-		recovery->room = room;
+		scan->found = grown;
+		scan->room = room;
 	}
-	recovery->found[recovery->count++] = *found;
+	scan->found[scan->count++] = *found;
 	return 0;
 }
 
 /* -------------------------------------------------------------------------------- segments */
 
+/* A read of @device ended so. */
+static void read_note(struct ssd *ssd, unsigned device, int status)
+{
+	pthread_mutex_lock(&ssd->recovery->errors_lock);
+	if (status == 0) {
+		ssd->devices[device].errors = 0;
+	} else {
+		ssd->read_errors++;
+		if (++ssd->devices[device].errors >= ssd->errors_max)
+			ssd_fence(ssd, device);
+	}
+	pthread_mutex_unlock(&ssd->recovery->errors_lock);
+}
+
+static bool device_fenced(struct ssd *ssd, unsigned device)
+{
+	bool fenced;
+
+	pthread_mutex_lock(&ssd->recovery->errors_lock);
+	fenced = ssd->devices[device].fenced;
+	pthread_mutex_unlock(&ssd->recovery->errors_lock);
+	return fenced;
+}
+
 /* Units [begin, end) of a segment, at most those of one table. NULL: they cannot be read. */
 static const uint8_t *window_read(
-	struct ssd *ssd, struct ssd_segment *segment, uint32_t begin, uint32_t end)
+	struct scan *scan, struct ssd_segment *segment, uint32_t begin, uint32_t end)
 {
-	struct ssd_recovery *recovery = ssd->recovery;
-	struct ssd_device *device = &ssd->devices[segment->device];
-	uint32_t from = MIN_OF(begin, end > WINDOW_UNITS ? end - WINDOW_UNITS : 0);
+	struct ssd *ssd = scan->ssd;
+	uint32_t units =
+		end == ssd->segment_units ? OPENING_UNITS : ssd->segment_units / TABLES_PART;
+	uint32_t from;
 	int status;
 
-	if (begin >= recovery->begin && end <= recovery->end)
-		return recovery->window + (size_t)(begin - recovery->begin) * SSD_UNIT_BYTES;
-	if (device->fenced)
+	units = MIN_OF(MAX_OF(units, (uint32_t)OPENING_UNITS), (uint32_t)SSD_TABLE_UNITS_MAX);
+	from = MIN_OF(begin, end > units ? end - units : 0);
+	if (begin >= scan->begin && end <= scan->end)
+		return scan->window + (size_t)(begin - scan->begin) * SSD_UNIT_BYTES;
+	if (device_fenced(ssd, segment->device))
 		return NULL;
-	recovery->begin = recovery->end = 0;
+	scan->begin = scan->end = 0;
 	status = ssd->io->ops->read_now(ssd->io, segment->device,
-		ssd_segment_offset(ssd, segment, from), recovery->window,
+		ssd_segment_offset(ssd, segment, from), scan->window,
 		(uint64_t)(end - from) * SSD_UNIT_BYTES);
-	if (status) {
-		ssd->read_errors++;
-		if (++device->errors >= ssd->errors_max)
-			ssd_fence(ssd, segment->device);
+	read_note(ssd, segment->device, status);
+	if (status)
 		return NULL;
-	}
-	device->errors = 0;
-	recovery->begin = from;
-	recovery->end = end;
-	return recovery->window + (size_t)(begin - from) * SSD_UNIT_BYTES;
+	scan->begin = from;
+	scan->end = end;
+	return scan->window + (size_t)(begin - from) * SSD_UNIT_BYTES;
 }
 
 /* Return: 0 and the table, which is whole; -ENOENT: there is none; -EBADMSG, -EIO. */
-static int table_read(struct ssd *ssd, struct ssd_segment *segment,
+static int table_read(struct scan *scan, struct ssd_segment *segment,
 	const struct ssd_table_place *place, struct ssd_table_head *head, const uint8_t **table)
 {
-	const uint8_t *unit = window_read(ssd, segment, place->end - 1, place->end);
+	const uint8_t *unit = window_read(scan, segment, place->end - 1, place->end);
 	int status;
 
 	if (!unit)
@@ -156,16 +220,16 @@ static int table_read(struct ssd *ssd, struct ssd_segment *segment,
 	status = ssd_table_head_read(unit, place, head);
 	if (status)
 		return status;
-	*table = window_read(ssd, segment, place->end - head->units, place->end);
+	*table = window_read(scan, segment, place->end - head->units, place->end);
 	if (!*table)
 		return -EIO;
 	return ssd_table_sum_right(*table, head) ? 0 : -EBADMSG;
 }
 
 /* The records of one table. The walk goes on where the table before it ended. */
-static int table_take(struct ssd *ssd, struct ssd_segment *segment, struct ssd_table_walk *walk)
+static int table_take(struct scan *scan, struct ssd_segment *segment, struct ssd_table_walk *walk)
 {
-	struct ssd_recovery *recovery = ssd->recovery;
+	struct ssd *ssd = scan->ssd;
 	struct ssd_table_entry entry;
 	const uint8_t *label;
 	int status;
@@ -178,13 +242,10 @@ static int table_take(struct ssd *ssd, struct ssd_segment *segment, struct ssd_t
 			.label_bytes = entry.label_bytes};
 
 		segment->fill = entry.first + entry.units;
-		if (ssd->has_ledger &&
-			ssd->ledger.is_dead(ssd->ledger.arg, segment->sequence, entry.first))
-			continue;
-		found.label = label_copy(recovery, label, entry.label_bytes);
+		found.label = label_copy(scan, label, entry.label_bytes);
 		if (!found.label)
 			return -ENOMEM;
-		status = found_add(recovery, &found);
+		status = found_add(scan, &found);
 		if (status)
 			return status;
 	}
@@ -200,9 +261,9 @@ static struct ssd_log *log_called(struct ssd *ssd, const char *name)
 }
 
 /* Return: 0 or -ENOMEM; what the device says wrongly ends the segment's records alone. */
-static int segment_scan(struct ssd *ssd, struct ssd_segment *segment)
+static int segment_scan(struct scan *scan, struct ssd_segment *segment)
 {
-	struct ssd_recovery *recovery = ssd->recovery;
+	struct ssd *ssd = scan->ssd;
 	struct ssd_table_place place = {.set = ssd->set,
 		.device = ssd->devices[segment->device].set_index,
 		.segment = segment->slot,
@@ -212,15 +273,13 @@ static int segment_scan(struct ssd *ssd, struct ssd_segment *segment)
 	const uint8_t *table;
 	int status;
 
-	recovery->begin = recovery->end = 0;
+	scan->begin = scan->end = 0;
 	segment->table_begin = ssd->segment_units;
-	status = table_read(ssd, segment, &place, &head, &table);
+	status = table_read(scan, segment, &place, &head, &table);
 	if (status == 0) {
 		segment->sequence = head.sequence;
 		segment->log = log_called(ssd, head.log);
 		segment->table_begin = place.end - 1;
-		ssd->next_sequence = MAX_OF(
-			ssd->next_sequence, head.sequence < UINT64_MAX / 2 ? head.sequence + 1 : 0);
 	}
 	while (status == 0 && segment->log) {
 		place.sequence = segment->sequence;
@@ -228,7 +287,7 @@ static int segment_scan(struct ssd *ssd, struct ssd_segment *segment)
 		place.table++;
 		if (place.end == 0)
 			return 0;
-		status = table_read(ssd, segment, &place, &head, &table);
+		status = table_read(scan, segment, &place, &head, &table);
 		if (status)
 			break;
 		walk.entries = table;
@@ -236,12 +295,65 @@ static int segment_scan(struct ssd *ssd, struct ssd_segment *segment)
 		walk.bytes = head.entry_bytes;
 		walk.left = head.entry_count;
 		walk.below = place.end - head.units;
-		status = table_take(ssd, segment, &walk);
+		status = table_take(scan, segment, &walk);
 		segment->table_begin = walk.below;
 	}
 	if (status == -EBADMSG || status == -EIO)
-		ssd->tables_damaged++;
+		scan->tables_damaged++;
 	return status == -ENOMEM ? status : 0;
+}
+
+static void *scan_run(void *argument)
+{
+	struct scan *scan = argument;
+	struct ssd_recovery *recovery = scan->ssd->recovery;
+
+	while (!scan->status) {
+		uint32_t i =
+			atomic_fetch_add_explicit(&recovery->next_segment, 1, memory_order_relaxed);
+		struct span *span = &recovery->spans[i];
+
+		if (i >= scan->ssd->segment_count)
+			break;
+		span->scan = (uint32_t)(scan - recovery->scans);
+		span->first = scan->count;
+		scan->status = segment_scan(scan, &scan->ssd->segments[i]);
+		span->count = (uint32_t)(scan->count - span->first);
+	}
+	return NULL;
+}
+
+/* All segments. A thread that cannot be had is done without. */
+static int segments_scan(struct ssd *ssd)
+{
+	struct ssd_recovery *recovery = ssd->recovery;
+	unsigned threads = 1;
+	sigset_t signals, before;
+	int status = 0;
+
+	sigfillset(&signals);
+	pthread_sigmask(SIG_SETMASK, &signals, &before);
+	while (threads < recovery->scan_count && !pthread_create(&recovery->scans[threads].thread,
+							 NULL, scan_run, &recovery->scans[threads]))
+		threads++;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	scan_run(&recovery->scans[0]);
+	for (unsigned i = 0; i < threads; i++) {
+		struct scan *scan = &recovery->scans[i];
+
+		if (i)
+			pthread_join(scan->thread, NULL);
+		status = status ? status : scan->status;
+		ssd->tables_damaged += scan->tables_damaged;
+		recovery->count += scan->count;
+	}
+	for (uint32_t i = 0; i < ssd->segment_count; i++) {
+		uint64_t sequence = ssd->segments[i].sequence;
+
+		if (sequence < UINT64_MAX / 2)
+			ssd->next_sequence = MAX_OF(ssd->next_sequence, sequence + 1);
+	}
+	return status;
 }
 
 static int by_sequence(const void *a, const void *b, void *arg)
@@ -253,7 +365,7 @@ static int by_sequence(const void *a, const void *b, void *arg)
 	return x != y ? (x < y ? -1 : 1) : (one > two) - (one < two);
 }
 
-/* The spans of the segments in the order of their sequences. */
+/* The spans of the segments in the order of their sequences, without the dead. */
 static int found_sort(struct ssd *ssd)
 {
 	struct ssd_recovery *recovery = ssd->recovery;
@@ -262,21 +374,27 @@ static int found_sort(struct ssd *ssd)
 
 	if (!sorted)
 		return -ENOMEM;
+	memory_large_pages(sorted, recovery->count * sizeof(*sorted));
+	recovery->found = sorted;
 	for (uint32_t i = 0; i < ssd->segment_count; i++)
 		recovery->order[i] = i;
 	qsort_r(recovery->order, ssd->segment_count, sizeof(*recovery->order), by_sequence, ssd);
 	for (uint32_t i = 0; i < ssd->segment_count; i++) {
-		uint32_t segment = recovery->order[i];
+		const struct span *span = &recovery->spans[recovery->order[i]];
+		const struct ssd_found *from = recovery->scans[span->scan].found + span->first;
 
-		if (recovery->spans[segment].count)
-			memcpy(sorted + at, recovery->found + recovery->spans[segment].first,
-				recovery->spans[segment].count * sizeof(*sorted));
-		at += recovery->spans[segment].count;
+		for (uint32_t k = 0; k < span->count; k++)
+			if (!ssd->has_ledger ||
+				!ssd->ledger.is_dead(ssd->ledger.arg, from[k].sequence,
+					from[k].at % ssd->segment_units))
+				sorted[at++] = from[k];
 	}
-	SKEP_CHECK(at == recovery->count);
-	memory_free(recovery->found);
-	recovery->found = sorted;
-	recovery->room = recovery->count;
+	SKEP_CHECK(at <= recovery->count);
+	recovery->count = at;
+	for (unsigned i = 0; i < recovery->scan_count; i++) {
+		memory_free(recovery->scans[i].found);
+		recovery->scans[i].found = NULL;
+	}
 	recovery->kept = memory_zalloc(recovery->count);
 	return recovery->kept ? 0 : -ENOMEM;
 }
@@ -288,11 +406,8 @@ int64_t ssd_recover(struct ssd *ssd, const struct ssd_found **found)
 
 	SKEP_CHECK(!ssd->ready);
 	recovery = ssd->recovery;
-	for (uint32_t i = 0; i < ssd->segment_count && !status; i++) {
-		recovery->spans[i].first = recovery->count;
-		status = segment_scan(ssd, &ssd->segments[i]);
-		recovery->spans[i].count = recovery->count - recovery->spans[i].first;
-	}
+	if (!status)
+		status = segments_scan(ssd);
 	if (!status)
 		status = found_sort(ssd);
 	if (!status && ssd->segments_healthy == 0)

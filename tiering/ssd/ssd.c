@@ -268,6 +268,8 @@ int ssd_create(const struct ssd_options *options, struct ssd **out, char *why, s
 		ssd->ledger = *options->ledger;
 	ssd->flush_ns = options->flush_ns ? options->flush_ns : NS_PER_S;
 	ssd->errors_max = options->errors_max ? options->errors_max : 8;
+	ssd->recover_threads =
+		MAX_OF(MIN_OF(options->recover_threads, (unsigned)SSD_RECOVER_THREADS_MAX), 1u);
 	ssd->next_sequence = 1;
 	list_init(&ssd->writes);
 	list_init(&ssd->reads);

@@ -39,6 +39,7 @@ enum {
 	SSD_LOGS_MAX = 64,
 	SSD_MERGE_BYTES = 1 << 20, /* neighbouring records travel in one request up to this */
 	SSD_GET_PIECES_MAX = 4096,
+	SSD_RECOVER_THREADS_MAX = 8,
 };
 
 #define SSD_NONE UINT32_MAX
@@ -68,6 +69,9 @@ struct ssd_options {
 	const struct ssd_ledger *ledger; /* may be NULL: every record of a table counts as live */
 	uint64_t flush_ns;   /* a table is written at the latest so long after a put; 0 = 1 s */
 	unsigned errors_max; /* failed transfers in a row until a device is fenced; 0 = 8 */
+	/* That read tables at the start, ours and the caller's, 0 = 1; read_now() of @io is called
+	 * by all of them at once. */
+	unsigned recover_threads;
 };
 
 /*

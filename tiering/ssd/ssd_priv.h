@@ -168,7 +168,7 @@ struct ssd {
 	struct ssd_ledger ledger;
 	bool has_ledger;
 	uint64_t flush_ns, now_ns;
-	unsigned errors_max;
+	unsigned errors_max, recover_threads;
 
 	struct ssd_set_id set;
 	uint64_t segment_bytes;
