@@ -269,15 +269,19 @@ void daemon_begin(struct daemon *daemon)
 	child_start(&daemon->child, "the daemon", daemon_body, daemon);
 }
 
-int daemon_try(struct daemon *daemon)
+int daemon_await(struct daemon *daemon)
 {
-	struct note note;
+	struct note note = note_hear(daemon->child.line);
 
-	daemon_begin(daemon);
-	note = note_hear(daemon->child.line);
 	daemon->ready_ns = note.words[0];
 	daemon->counters = (const uint64_t *)(uintptr_t)note.words[1];
 	return note.status;
+}
+
+int daemon_try(struct daemon *daemon)
+{
+	daemon_begin(daemon);
+	return daemon_await(daemon);
 }
 
 void daemon_start(struct daemon *daemon)

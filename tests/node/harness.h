@@ -141,8 +141,9 @@ void daemon_ssd_add(struct daemon *daemon, const char *name, uint64_t bytes);
 int daemon_try(struct daemon *daemon);
 /* The same where nothing may go wrong. */
 void daemon_start(struct daemon *daemon);
-/* The first half of daemon_try(), for who wants to kill it before it is ready. */
+/* The halves of daemon_try(), for who does something before it is ready. */
 void daemon_begin(struct daemon *daemon);
+int daemon_await(struct daemon *daemon);
 /* A clean stop, or kill -9. The time at which the process had ended. */
 uint64_t daemon_stop(struct daemon *daemon);
 uint64_t daemon_kill(struct daemon *daemon);
