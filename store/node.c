@@ -448,6 +448,8 @@ int node_start(struct node *node)
 
 void node_destroy(struct node *node)
 {
+	struct node_kept kept;
+
 	if (!node)
 		return;
 	pthread_mutex_lock(&node->memory_lock);
@@ -459,7 +461,7 @@ void node_destroy(struct node *node)
 		pthread_join(node->memory_thread, NULL);
 	if (node->fill_runs)
 		pthread_join(node->fill_thread, NULL);
-	node_ssd_stop(node);
+	node_keep(node, &kept);
 	atomic_store(&node->keeper_ends, true);
 	if (node->keeper_runs) {
 		loop_wake(node->loop);

@@ -104,6 +104,19 @@ int node_start(struct node *node);
  */
 int node_wait_ready(struct node *node, uint64_t deadline_ns);
 
+/* What the ssd tier holds at a stop: blocks that are durable, which the next start finds, and those
+ * that were in DRAM alone when the time was up (some of them may be found as well). */
+struct node_kept {
+	uint64_t blocks, blocks_left;
+};
+
+/*
+ * The first half of a stop: writes what is not yet on the ssd, for at most stop_ns of the
+ * configuration, makes it durable and says what came of it; blocks. Clients are served meanwhile.
+ * node_destroy() does it where it was not done.
+ */
+void node_keep(struct node *node, struct node_kept *out);
+
 /* Stops accepting, ends sessions, stops the threads, frees everything. NULL is nothing. */
 void node_destroy(struct node *node);
 

@@ -23,6 +23,7 @@ struct node {
 	struct ledger *ledger;	   /* NULL: no ssd tier, or no manifest */
 	struct node_config config; /* realms: not kept, each realm has its own */
 	uint64_t started_ns;
+	uint64_t stop_until_ns; /* 0: no stop has begun */
 	/* Pools grow on this thread; it alone calls dram_populate(). */
 	pthread_t keeper_thread, memory_thread;
 	pthread_t fill_thread; /* writes new files of the ssd tier through once */
@@ -65,7 +66,6 @@ int node_ssd_recover(struct node *node, char *why, size_t why_bytes);
 int node_ssd_start(struct node *node);
 /* A pool is whole: transfers to and from it need no page look-ups any more. */
 void node_ssd_register(struct node *node, const struct realm *realm);
-void node_ssd_stop(struct node *node);
 /* Threads of ours take no signals: they are the program's. Return: 0 or a negative errno. */
 int node_thread_start(
 	pthread_t *thread, void *(*body)(void *), struct node *node, const char *name);

@@ -164,6 +164,7 @@ static void drain_look(void *argument)
 struct stop_sync {
 	struct ssd_sync sync;
 	struct realm *realm;
+	struct node_kept kept;
 	_Atomic bool done;
 };
 
@@ -181,23 +182,43 @@ static void stop_sync_run(void *argument)
 {
 	struct stop_sync *stop = argument;
 
+	/* All that has a record now is durable then. What is under way may be as well. */
+	stop->kept.blocks = stop->realm->ssd.blocks;
+	for (unsigned i = 0; i < SYNC_EPOCHS; i++)
+		stop->kept.blocks_left += stop->realm->ssd.unwritten[i];
 	stop->sync.done = stop_synced;
 	ssd_sync(stop->realm->ssd.log, &stop->sync);
 	ssd_kick(stop->realm->keeper->ssd);
 }
 
-/* Blocks that are not written yet are, as far as the time lasts; then tables are made durable. */
-void node_ssd_stop(struct node *node)
+static void stop_said(const struct stop_sync *stop)
 {
-	uint64_t until =
-		clock_ns() + (node->config.stop_ns ? node->config.stop_ns : STOP_DEFAULT_NS);
+	const struct node_kept *kept = &stop->kept;
+
+	if (kept->blocks_left)
+		log_warn("ssd",
+			"realm %s: %llu blocks are kept on the ssd; %llu were not written in time "
+			"(stop_seconds)",
+			stop->realm->name, (unsigned long long)kept->blocks,
+			(unsigned long long)kept->blocks_left);
+	else
+		log_info("ssd", "realm %s: %llu blocks are kept on the ssd", stop->realm->name,
+			(unsigned long long)kept->blocks);
+}
+
+void node_keep(struct node *node, struct node_kept *out)
+{
 	struct keeper *keeper = node->keeper;
 	struct drain drain = {.node = node};
 
+	*out = (struct node_kept){0};
 	if (!keeper || !keeper->ssd || !node->keeper_runs)
 		return;
+	if (!node->stop_until_ns)
+		node->stop_until_ns = clock_ns() + (node->config.stop_ns ? node->config.stop_ns
+									 : STOP_DEFAULT_NS);
 	while (mailbox_call(node->mailbox, drain_look, &drain) == 0 && !drain.empty &&
-		clock_ns() < until)
+		clock_ns() < node->stop_until_ns)
 		usleep(STOP_LOOK_US);
 	for (unsigned i = 0; i < keeper->realm_count; i++) {
 		struct stop_sync stop = {.realm = keeper->realms[i]};
@@ -207,6 +228,9 @@ void node_ssd_stop(struct node *node)
 		/* It ends: by success, or by the devices' errors. */
 		while (!atomic_load(&stop.done))
 			usleep(STOP_LOOK_US);
+		stop_said(&stop);
+		out->blocks += stop.kept.blocks;
+		out->blocks_left += stop.kept.blocks_left;
 	}
 }
 

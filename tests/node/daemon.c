@@ -23,6 +23,7 @@ enum ask {
 	ASK_FLIP,
 	ASK_AUDIT,
 	ASK_PURGE,
+	ASK_KEEP,
 };
 
 struct request {
@@ -115,6 +116,7 @@ static void request_answer(struct node *node, int line, const struct request *re
 	struct auditing audit = {.realm = node->keeper->realms[request->index]};
 	struct realm_status realm;
 	struct node_status status;
+	struct node_kept kept;
 	int result;
 
 	switch (request->ask) {
@@ -142,6 +144,10 @@ static void request_answer(struct node *node, int line, const struct request *re
 	case ASK_AUDIT:
 		REQUIRE_EQ(mailbox_call(node->mailbox, audit_run, &audit), 0);
 		line_tell(line, &audit.books, sizeof(audit.books));
+		return;
+	case ASK_KEEP:
+		node_keep(node, &kept);
+		line_tell(line, &kept, sizeof(kept));
 		return;
 	case ASK_PURGE:
 		note_tell(line, (struct note){.words = {(uint64_t)node_purge(
@@ -368,6 +374,14 @@ unsigned daemon_descriptors(const struct daemon *daemon)
 void daemon_audit(const struct daemon *daemon, unsigned realm, struct daemon_audit *out)
 {
 	daemon_ask(daemon, (struct request){.ask = ASK_AUDIT, .index = realm}, out, sizeof(*out));
+}
+
+struct node_kept daemon_keep(const struct daemon *daemon)
+{
+	struct node_kept kept;
+
+	daemon_ask(daemon, (struct request){.ask = ASK_KEEP}, &kept, sizeof(kept));
+	return kept;
 }
 
 uint64_t daemon_purge(const struct daemon *daemon, unsigned realm)

@@ -144,6 +144,8 @@ void daemon_start(struct daemon *daemon);
 /* The halves of daemon_try(), for who does something before it is ready. */
 void daemon_begin(struct daemon *daemon);
 int daemon_await(struct daemon *daemon);
+/* What it says that a stop keeps, after which it is to be stopped. */
+struct node_kept daemon_keep(const struct daemon *daemon);
 /* A clean stop, or kill -9. The time at which the process had ended. */
 uint64_t daemon_stop(struct daemon *daemon);
 uint64_t daemon_kill(struct daemon *daemon);
