@@ -15,14 +15,22 @@ enum { STEP_BLOCKS_MAX = 64 };
 
 #define STEP_BYTES_MAX (64ull << 20)
 
+struct step;
+
+/* The read of one block. */
+struct verify_job {
+	struct ssd_job job;
+	struct step *step;
+	uint64_t name_generation;
+};
+
 /* One step; lives until its last read has ended. */
 struct step {
 	struct node *node;
 	struct node_verify *verify;
 	struct realm *realm;
-	struct ssd_job *jobs; /* STEP_BLOCKS_MAX */
-	uint64_t generations[STEP_BLOCKS_MAX];
-	uint8_t *bytes, *room; /* bytes: aligned in room */
+	struct verify_job *jobs; /* STEP_BLOCKS_MAX */
+	uint8_t *bytes, *room;	 /* bytes: aligned in room */
 	uint64_t bytes_room;
 	uint32_t count, left;
 	int status;
@@ -43,12 +51,11 @@ static void step_end(struct step *step)
 
 static void block_verified(struct ssd_get *get, int status)
 {
-	struct ssd_job *job = list_item(get, struct ssd_job, get);
-	struct step *step = (struct step *)(uintptr_t)job->space_generation;
+	struct verify_job *own = list_item(get, struct verify_job, job.get);
+	struct step *step = own->step;
 	struct realm *realm = step->realm;
-	uint32_t slot = job->slot;
-	bool stands = LOAD(realm->index.entries[slot].name_generation) ==
-		      step->generations[job - step->jobs];
+	uint32_t slot = own->job.slot;
+	bool stands = LOAD(realm->index.entries[slot].name_generation) == own->name_generation;
 
 	if (stands)
 		realm->index.slots[slot].holds--;
@@ -67,12 +74,14 @@ static void block_verified(struct ssd_get *get, int status)
 static int block_begin(struct step *step, uint32_t slot, uint64_t at)
 {
 	struct realm *realm = step->realm;
-	struct ssd_job *job = &step->jobs[step->count];
+	struct verify_job *own = &step->jobs[step->count];
+	struct ssd_job *job = &own->job;
 	int status;
 
 	job->realm = realm;
 	job->slot = slot;
-	job->space_generation = (uint64_t)(uintptr_t)step;
+	own->step = step;
+	own->name_generation = LOAD(realm->index.entries[slot].name_generation);
 	load_expect(realm, slot, step->bytes + at, job);
 	job->get = (struct ssd_get){.at = realm->index.ssd_at[slot],
 		.piece_count = job->part_count,
@@ -82,7 +91,7 @@ static int block_begin(struct step *step, uint32_t slot, uint64_t at)
 	status = ssd_get(realm->ssd.log, &job->get);
 	if (status < 0)
 		return status;
-	step->generations[step->count++] = LOAD(realm->index.entries[slot].name_generation);
+	step->count++;
 	realm->index.slots[slot].holds++;
 	step->left++;
 	return 0;

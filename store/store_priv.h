@@ -546,6 +546,8 @@ void ssd_dirty(struct realm *realm, uint32_t slot);
 /* It is written, or never will be. */
 void ssd_settled(struct realm *realm, uint32_t slot);
 void ssd_status_fill(struct realm *realm, struct realm_status *out);
+/* sync.c */
+void syncs_pump(struct realm *realm);
 int sync_submit(struct session *session, const struct submission *message);
 void sync_session_gone(struct session *session);
 uint64_t sync_tick(struct realm *realm);

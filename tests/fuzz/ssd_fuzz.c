@@ -113,6 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 		.segment_units = MIB / UNIT,
 		.segment_count = SEGMENTS,
 		.segments_healthy = SEGMENTS,
+		.recover_threads = 1,
 		.segments = segments,
 		.devices = {{.segments = SEGMENTS}},
 		.next_sequence = 1,
