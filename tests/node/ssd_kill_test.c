@@ -42,7 +42,7 @@ struct cast_part {
 	bool large;
 };
 
-/* ------------------------------------------------------------- calls of which the daemon may die */
+/* ----------------------------------------------------------- calls of which the daemon may die */
 
 static void ended(int64_t status)
 {
