@@ -389,6 +389,32 @@ static void a_stepped_space_finds_nothing_of_its_old_version(void)
 	play_close(&play);
 }
 
+/* The power goes between a step and the record that tells of it: the space is known all the same,
+ * by the version before or after. */
+static void a_space_that_is_being_stepped_is_not_forgotten(void)
+{
+	unsigned stepped = 0;
+
+	for (uint32_t seed = 0; seed < 20; seed++) {
+		scene(&(struct sim_ssd_options){.seed = seed, .ledger = seed % 2});
+		for (unsigned i = 2; i < 5; i++) {
+			REQUIRE_EQ(space_step(play.realm, 0), i);
+			play_space_open(&play.clients[0], &one, &play.space);
+			play_chain(&play, &chain, nine);
+			REQUIRE_EQ(put(&chain, 0, 2), 2);
+			REQUIRE_EQ(sync_now(), 0);
+		}
+		REQUIRE_EQ(space_step(play.realm, 0), 5);
+		sim_run(&play.sim);
+		sim_devices_run(&play.sim, seed);
+		play_restart(&play, true);
+		REQUIRE(play.space.answer.version == 4 || play.space.answer.version == 5);
+		stepped += play.space.answer.version == 5;
+		play_close(&play);
+	}
+	REQUIRE(stepped < 20);
+}
+
 static void under_another_secret_nothing_is_found(void)
 {
 	static struct play_chain old;
@@ -426,6 +452,24 @@ static void a_restart_without_a_ledger_leaves_room_for_puts(void)
 		play_restart(&play, true);
 		REQUIRE_EQ(play_load_now(&play, 0, &single, 1), 1);
 	}
+	play_close(&play);
+}
+
+/* Records of blocks that were removed and put again lie beside those of their second life. */
+static void of_two_lives_of_a_block_the_later_is_found(void)
+{
+	scene(NULL);
+	REQUIRE_EQ(put(&chain, 0, 1), 1);
+	REQUIRE_EQ(sync_now(), 0);
+	remove_subtree(play.realm, play_slot(&play.clients[0], &chain, 0), SKEP_REASON_REMOVED);
+	sim_settle(&play.sim);
+	for (uint32_t i = 0; i < 3; i++) {
+		REQUIRE_EQ(put(&chain, 3 * i, 3), 3);
+		REQUIRE_EQ(sync_now(), 0);
+		play_restart(&play, true);
+		REQUIRE_EQ(play_named(&play.clients[0], &chain), 3 * i + 3);
+	}
+	REQUIRE_EQ(play_load_now(&play, 0, &chain, 9), 9);
 	play_close(&play);
 }
 
@@ -698,6 +742,7 @@ int main(void)
 	a_clean_restart_finds_all_that_was_durable();
 	a_chain_of_several_lives_is_found();
 	a_stepped_space_finds_nothing_of_its_old_version();
+	a_space_that_is_being_stepped_is_not_forgotten();
 	under_another_secret_nothing_is_found();
 	a_lying_write_is_a_miss(MEMORY_FAULT_TORN);
 	a_lying_write_is_a_miss(MEMORY_FAULT_LOST);
@@ -715,6 +760,7 @@ int main(void)
 	a_sync_under_way_is_told_when_the_last_device_fails();
 	a_sync_waits_for_what_was_lost_before_it_was_durable();
 	a_space_is_found_whenever_the_power_goes();
+	of_two_lives_of_a_block_the_later_is_found();
 	a_sync_waits_for_the_record_of_the_space();
 	return 0;
 }
