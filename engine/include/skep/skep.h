@@ -257,8 +257,8 @@ SKEP_API void skep_space_close(struct skep_space *space);
  * @deadline_ns: for the daemon's answer
  * Where the realm has an ssd it waits until the removal is durable.
  *
- * Return: blocks removed; SKEP_EDOWN, -ETIMEDOUT, -EIO: perhaps they are removed, but a crash of the
- * daemon may bring them back: call again.
+ * Return: blocks removed; SKEP_EDOWN, -ETIMEDOUT, -EIO: perhaps they are removed, but a crash of
+ * the daemon may bring them back: call again.
  */
 SKEP_API int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns);
 
@@ -273,8 +273,8 @@ SKEP_API int64_t skep_space_purge(struct skep_space *space, uint64_t deadline_ns
  *
  * Where the realm has an ssd it waits until the step is durable.
  *
- * Return: the new version; SKEP_EDOWN, -ETIMEDOUT, -EIO: perhaps the version was stepped, but a crash
- * of the daemon may take it back: step again before anything new is put.
+ * Return: the new version; SKEP_EDOWN, -ETIMEDOUT, -EIO: perhaps the version was stepped, but a
+ * crash of the daemon may take it back: step again before anything new is put.
  */
 SKEP_API int64_t skep_space_step(struct skep_space *space, uint64_t deadline_ns);
 
