@@ -286,7 +286,7 @@ static const struct {
 } follow[] = {
 	{"show", "blocks roots pins counters misses latencies"},
 	{"completion", "bash zsh fish"},
-	{"bench", "match local"},
+	{"bench", "match local ssd"},
 };
 
 static const char *words_after(const char *command)
@@ -311,6 +311,7 @@ static void program_flags_print(const char *program)
 	if (!strcmp(program, "bench")) {
 #define X(kind, name, flag, ...) printf(" --" flag);
 		BENCH_OPTION_TABLE(X)
+		BENCH_TEXT_TABLE(X)
 #undef X
 	}
 #endif

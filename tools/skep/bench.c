@@ -24,7 +24,10 @@ enum flag {
 #define X(kinds, name, flag, argument, least, most, standard, help) FLAG_##name,
 	BENCH_OPTION_TABLE(X)
 #undef X
-		FLAG_COUNT
+#define X(kinds, name, flag, argument, help) FLAG_##name,
+		BENCH_TEXT_TABLE(X)
+#undef X
+			FLAG_COUNT
 };
 
 static const struct flag_row {
@@ -36,6 +39,10 @@ static const struct flag_row {
 #define X(kinds, name, flag, argument, least, most, standard, help)                                \
 	{kinds, flag, argument, help, offsetof(struct bench_options, name), least, most, standard},
 	BENCH_OPTION_TABLE(X)
+#undef X
+#define X(kinds, name, flag, argument, help)                                                       \
+	{kinds, flag, argument, help, offsetof(struct bench_options, name), 0, 0, 0},
+		BENCH_TEXT_TABLE(X)
 #undef X
 };
 
@@ -58,6 +65,11 @@ static bool row_is_size(const struct flag_row *row)
 	return !strcmp(row->argument, "SIZE");
 }
 
+static bool row_is_text(const struct flag_row *row)
+{
+	return !strcmp(row->argument, "DIR");
+}
+
 static void row_print(const struct flag_row *row, FILE *out)
 {
 	char standard[64] = "";
@@ -65,7 +77,7 @@ static void row_print(const struct flag_row *row, FILE *out)
 	if (row_is_size(row))
 		snprintf(standard, sizeof(standard), "; standard %s",
 			size_format(row->standard).text);
-	else if (row->argument[0])
+	else if (row->argument[0] && !row_is_text(row))
 		snprintf(standard, sizeof(standard), "; standard %" PRIu64, row->standard);
 	fprintf(out, "  --%-13s %-5s %s%s\n", row->flag, row->argument, row->help, standard);
 }
@@ -79,15 +91,20 @@ static void flags_print(enum bench_kind kinds, FILE *out)
 
 static void help_show(FILE *out)
 {
-	fputs("usage: skep bench match|local [OPTIONS]\n\n"
+	fputs("usage: skep bench match|local|ssd [OPTIONS]\n\n"
 	      "Measures a private skepd beside what this machine itself can do, in turns.\n\n"
 	      "match: chains picked at random in a large index, beside random loads over it\n",
 		out);
 	flags_print(BENCH_MATCH, out);
 	fputs("\nlocal: blocks got, copied out and put, beside memcpy\n", out);
 	flags_print(BENCH_LOCAL, out);
-	fputs("\nboth:\n", out);
-	flags_print(BENCH_BOTH, out);
+	fputs("\nssd: blocks put until they are durable, and loaded, beside fio on a second file\n",
+		out);
+	flags_print(BENCH_SSD, out);
+	fputs("\nlocal and ssd:\n", out);
+	flags_print(BENCH_LOCAL | BENCH_SSD, out);
+	fputs("\nall:\n", out);
+	flags_print(BENCH_ALL, out);
 	fputs("\nEnds 0 where it was measured, 1 where a block had wrong bytes, 2 for wrong "
 	      "words,\n"
 	      "3 without a daemon, 5 where the run failed, 130 interrupted.\n",
@@ -108,6 +125,12 @@ static int argument_take(
 
 	if (!row->argument[0]) {
 		*option_of(options, row) = 1;
+		return 0;
+	}
+	if (row_is_text(row)) {
+		if (!text[0])
+			return bench_complain(EXIT_USAGE, "--%s: wanted is a directory", row->flag);
+		*(const char **)(void *)option_of(options, row) = text;
 		return 0;
 	}
 	if (row_is_size(row)) {
@@ -133,8 +156,10 @@ int bench_options_read(struct bench_options *options, enum bench_kind kind, int 
 	struct option longs[FLAG_COUNT + 1] = {0};
 	unsigned count = 0;
 
+	*options = (struct bench_options){0};
 	for (unsigned i = 0; i < FLAG_COUNT; i++) {
-		*option_of(options, &flag_rows[i]) = flag_rows[i].standard;
+		if (!row_is_text(&flag_rows[i]))
+			*option_of(options, &flag_rows[i]) = flag_rows[i].standard;
 		if (flag_rows[i].kinds & kind)
 			longs[count++] = (struct option){.name = flag_rows[i].flag,
 				.has_arg =
@@ -173,11 +198,16 @@ bool bench_interrupted(void)
 static int bench_run(enum bench_kind kind, const struct bench_options *options)
 {
 	struct sigaction on_signal = {.sa_handler = interrupt};
-	int status;
+	int status = EXIT_USAGE;
 
 	sigaction(SIGINT, &on_signal, NULL);
 	sigaction(SIGTERM, &on_signal, NULL);
-	status = kind == BENCH_MATCH ? bench_match(options) : bench_local(options);
+	if (kind == BENCH_MATCH)
+		status = bench_match(options);
+	else if (kind == BENCH_LOCAL)
+		status = bench_local(options);
+	else if (kind == BENCH_SSD)
+		status = bench_ssd(options);
 	return bench_interrupted() ? BENCH_EXIT_INTERRUPTED : status;
 }
 
@@ -191,13 +221,14 @@ int bench_main(int argc, char **argv)
 	for (at = 1; at < argc && !kind; at++)
 		kind = !strcmp(argv[at], "match")   ? BENCH_MATCH
 		       : !strcmp(argv[at], "local") ? BENCH_LOCAL
+		       : !strcmp(argv[at], "ssd")   ? BENCH_SSD
 						    : 0;
 	if (kind) {
 		for (; at < argc; at++)
 			argv[at - 1] = argv[at];
 		argc--;
 	}
-	status = bench_options_read(&options, kind ? kind : BENCH_BOTH, argc, argv);
+	status = bench_options_read(&options, kind ? kind : BENCH_ALL, argc, argv);
 	if (status)
 		return status;
 	if (options.help || !kind) {
@@ -224,8 +255,8 @@ int bench_memory_check(uint64_t bytes)
 	if (bytes <= kib << 10)
 		return 0;
 	return bench_complain(EXIT_DAEMON,
-		"this run needs %s of memory and %lluMiB are free; with smaller --index-blocks or "
-		"--walk-bytes it needs less",
+		"this run needs %s of memory and %lluMiB are free; with smaller --index-blocks, "
+		"--walk-bytes or --dram-bytes it needs less",
 		size_format(align_up(bytes, 1 << 20)).text, kib >> 10);
 }
 

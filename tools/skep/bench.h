@@ -12,7 +12,7 @@
  * others would feel it.
  *
  * X(kinds, name, flag, argument, least, most, standard, help): a number or, where the argument is
- * SIZE, bytes; "" is no argument. Kinds: which of the two take it.
+ * SIZE, bytes; "" is no argument. Kinds: which of them take it.
  */
 #define BENCH_OPTION_TABLE(X)                                                                      \
 	X(BENCH_MATCH, blocks, "blocks", "N", 1, 1u << 16, 2048, "blocks of a chain")              \
@@ -25,7 +25,7 @@
 	X(BENCH_MATCH, turnover, "turnover", "N", 0, 1000, 25,                                     \
 		"percent of the index that were evicted and put anew before")                      \
 	X(BENCH_MATCH, matches, "matches", "N", 10, 1u << 24, 4000, "matches measured")            \
-	X(BENCH_LOCAL, block_bytes, "block-bytes", "SIZE", 4096, 1u << 30, 2u << 20,               \
+	X(BENCH_LOCAL | BENCH_SSD, block_bytes, "block-bytes", "SIZE", 4096, 1u << 30, 2u << 20,   \
 		"bytes of a block")                                                                \
 	X(BENCH_LOCAL, clients, "clients", "K", 1, 64, 1,                                          \
 		"client threads, each with its own session and its share of the blocks")           \
@@ -34,16 +34,35 @@
 	X(BENCH_LOCAL, put_bytes, "put-bytes", "SIZE", 4096, 1u << 30, 64u << 20,                  \
 		"a put reserves and commits so many bytes at a time, 1 to 64 blocks")              \
 	X(BENCH_LOCAL, gets, "gets", "N", 10, 1u << 24, 200000, "gets measured, of each client")   \
-	X(BENCH_LOCAL, rounds, "rounds", "N", 3, 999, 9, "rounds of the passes measured")          \
-	X(BENCH_BOTH, seed, "seed", "N", 0, UINT64_MAX, 1, "of tokens, payload and choices")       \
-	X(BENCH_BOTH, json, "json", "", 0, 0, 0, "print one JSON object")                          \
-	X(BENCH_BOTH, help, "help", "", 0, 0, 0, "print this text")
+	X(BENCH_LOCAL | BENCH_SSD, rounds, "rounds", "N", 3, 999, 9,                               \
+		"rounds of the passes measured")                                                   \
+	X(BENCH_SSD, ssd_bytes, "ssd-bytes", "SIZE", 64u << 20, 1ull << 43, 4ull << 30,            \
+		"bytes of the tier's file, and of fio's beside it")                                \
+	X(BENCH_SSD, dram_bytes, "dram-bytes", "SIZE", 4u << 20, 1ull << 40, 256u << 20,           \
+		"bytes of the pool")                                                               \
+	X(BENCH_SSD, sessions, "sessions", "K", 1, 16, 4,                                          \
+		"threads that load, each with its own session; one puts")                          \
+	X(BENCH_SSD, run_bytes, "run-bytes", "SIZE", 4096, 1u << 30, 8u << 20,                     \
+		"each loads so many bytes at a time, one block at least")                          \
+	X(BENCH_SSD, seconds, "seconds", "N", 1, 60, 2, "that a pass lasts, about")                \
+	X(BENCH_SSD, loads, "loads", "N", 10, 1u << 20, 500, "blocks loaded one by one")           \
+	X(BENCH_ALL, seed, "seed", "N", 0, UINT64_MAX, 1, "of tokens, payload and choices")        \
+	X(BENCH_ALL, json, "json", "", 0, 0, 0, "print one JSON object")                           \
+	X(BENCH_ALL, help, "help", "", 0, 0, 0, "print this text")
 
-enum bench_kind { BENCH_MATCH = 1, BENCH_LOCAL = 2, BENCH_BOTH = 3 };
+/* The same of words. */
+#define BENCH_TEXT_TABLE(X)                                                                        \
+	X(BENCH_SSD, ssd_path, "ssd-path", "DIR",                                                  \
+		"on the disk to be measured; standard: the current directory")
+
+enum bench_kind { BENCH_MATCH = 1, BENCH_LOCAL = 2, BENCH_SSD = 4, BENCH_ALL = 7 };
 
 struct bench_options {
 #define X(kinds, name, flag, argument, least, most, standard, help) uint64_t name;
 	BENCH_OPTION_TABLE(X)
+#undef X
+#define X(kinds, name, flag, argument, help) const char *name; /* of the words; NULL: not given */
+	BENCH_TEXT_TABLE(X)
 #undef X
 };
 
@@ -53,9 +72,10 @@ struct bench_options {
  */
 int bench_options_read(struct bench_options *options, enum bench_kind kind, int argc, char **argv);
 
-/* The two kinds. Return: how skep ends (commands.h). */
+/* The kinds. Return: how skep ends (commands.h). */
 int bench_match(const struct bench_options *options);
 int bench_local(const struct bench_options *options);
+int bench_ssd(const struct bench_options *options);
 
 /* How it ends when it was interrupted. */
 #define BENCH_EXIT_INTERRUPTED 130

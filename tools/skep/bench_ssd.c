@@ -172,8 +172,9 @@ static const char *first_line(char *text)
 	return text;
 }
 
+/* Runs it to its end. @what: for a complaint, what it was to be run on. */
 static int fio_wait(
-	const struct fio_run *run, struct fio_words *words, char *text, char *why, size_t why_bytes)
+	const char *what, struct fio_words *words, char *text, char *why, size_t why_bytes)
 {
 	int from = -1, ended = 0;
 	pid_t child = fio_start(words, &from);
@@ -197,11 +198,27 @@ static int fio_wait(
 		return -EINTR;
 	}
 	if (WEXITSTATUS(ended)) {
-		snprintf(why, why_bytes, "fio failed on %.200s: %.200s", run->path,
-			first_line(text));
+		snprintf(why, why_bytes, "fio failed on %.200s: %.200s", what, first_line(text));
 		return -EIO;
 	}
 	return 0;
+}
+
+int fio_find(char *why, size_t why_bytes)
+{
+	struct fio_words *words = memory_zalloc(sizeof(*words));
+	char *text = memory_zalloc(FIO_TEXT_BYTES);
+	int status = -ENOMEM;
+
+	snprintf(why, why_bytes, "%s", status_text(status));
+	if (words && text) {
+		words->argv[0] = "fio";
+		words->argv[1] = "--version";
+		status = fio_wait("--version", words, text, why, why_bytes);
+	}
+	memory_free(words);
+	memory_free(text);
+	return status;
 }
 
 int fio_measure(const struct fio_run *run, struct fio_result *result, char *why, size_t why_bytes)
@@ -215,7 +232,7 @@ int fio_measure(const struct fio_run *run, struct fio_result *result, char *why,
 			status == -EINVAL ? "too long, or a ':' in it, which fio cannot take"
 					  : status_text(status));
 	else
-		status = fio_wait(run, words, text, why, why_bytes);
+		status = fio_wait(run->path, words, text, why, why_bytes);
 	if (!status)
 		status = fio_parse(text, run->write, result, why, why_bytes);
 	memory_free(words);

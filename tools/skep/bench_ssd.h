@@ -33,6 +33,9 @@ struct fio_result {
  */
 int fio_measure(const struct fio_run *run, struct fio_result *result, char *why, size_t why_bytes);
 
+/* Is fio there? Return: 0, or what fio_measure() would answer, with @why. */
+int fio_find(char *why, size_t why_bytes);
+
 /* Reads what `fio --output-format=json` printed, lines before it passed over. Return: 0; -EIO: fio
  * tells of an error; -EPROTO. */
 int fio_parse(const char *text, bool write, struct fio_result *result, char *why, size_t why_bytes);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,41 +77,67 @@ static uint64_t ssd_bytes(const struct replay_pool *pool)
 		       : 0;
 }
 
-/* A directory of its own for the ssd tier's file, on a disk with room for it. */
-static int ssd_directory_make(
-	struct replay_daemon *daemon, const struct replay_pool *pool, char *why)
+/* Is there room for it, on a disk? */
+static int ssd_root_check(const char *root, const char *path, uint64_t bytes, char *why)
 {
-	const char *root = pool->ssd_path ? pool->ssd_path : ".";
-	char *path = realpath(root, NULL);
-	struct statvfs room;
-	uint64_t bytes = ssd_bytes(pool);
-	int status = 0;
+	struct statfs system;
+	uint64_t room;
 
-	if (!path || statvfs(path, &room)) {
-		status = -errno;
+	if (statfs(path, &system)) {
+		int status = -errno;
+
 		snprintf(why, REPLAY_WHY_BYTES, "%.200s: %s", root, strerror(-status));
-	} else if (room.f_bavail * room.f_frsize < bytes + bytes / 50) {
-		status = -ENOSPC;
+		return status;
+	}
+	if (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC) {
+		snprintf(why, REPLAY_WHY_BYTES,
+			"%.200s lies in memory (tmpfs), not on a disk: give another --ssd-path",
+			root);
+		return -EINVAL;
+	}
+	room = (uint64_t)system.f_bavail * (uint64_t)system.f_bsize;
+	if (room < bytes + bytes / 50) {
 		snprintf(why, REPLAY_WHY_BYTES,
 			"%.200s has %" PRIu64 " MiB free and the ssd tier takes %" PRIu64
-			" MiB: give another --ssd-path or fewer --ssd-blocks",
-			root, (uint64_t)(room.f_bavail * room.f_frsize) >> 20, bytes >> 20);
-	} else if (snprintf(daemon->ssd_directory, sizeof(daemon->ssd_directory),
-			   "%s/skep-replay-ssd-XXXXXX",
-			   path) >= (int)sizeof(daemon->ssd_directory) ||
-		   !mkdtemp(daemon->ssd_directory)) {
-		status = errno ? -errno : -ENAMETOOLONG;
-		snprintf(why, REPLAY_WHY_BYTES, "%.200s: no directory can be made there: %s", root,
-			strerror(-status));
-		daemon->ssd_directory[0] = '\0';
+			" MiB: give another --ssd-path, or ask for less",
+			root, room >> 20, bytes >> 20);
+		return -ENOSPC;
 	}
-	free(path);
+	return 0;
+}
+
+int replay_ssd_directory_make(const char *root, uint64_t bytes, char *path, char *why)
+{
+	char *real = realpath(root ? root : ".", NULL);
+	int status;
+
+	root = root ? root : ".";
+	path[0] = '\0';
+	if (!real) {
+		status = -errno;
+		snprintf(why, REPLAY_WHY_BYTES, "%.200s: %s", root, strerror(-status));
+		return status;
+	}
+	status = ssd_root_check(root, real, bytes, why);
+	if (!status && snprintf(path, REPLAY_SSD_BYTES, "%s/skep-replay-ssd-XXXXXX", real) >=
+			       REPLAY_SSD_BYTES)
+		status = -ENAMETOOLONG;
+	else if (!status && !mkdtemp(path))
+		status = -errno;
+	else
+		goto end;
+	snprintf(why, REPLAY_WHY_BYTES, "%.200s: no directory can be made there: %s", root,
+		strerror(-status));
+	path[0] = '\0';
+end:
+	free(real);
 	return status;
 }
 
 /* The numbers of the command line, written before fork. */
 struct words {
-	char pool[48], index[24], records[24], ready[16], ssd[4200];
+	char pool[48], index[24], records[24], ready[16];
+	char ssd[REPLAY_SSD_BYTES + 64]; /* "": no ssd tier */
 };
 
 /*
@@ -129,8 +156,12 @@ static void words_write(struct words *words, const struct replay_daemon *daemon,
 	snprintf(words->index, sizeof(words->index), "%" PRIu64, slots);
 	snprintf(words->records, sizeof(words->records), "%" PRIu64, record_bytes);
 	snprintf(words->ready, sizeof(words->ready), "%d", ready_fd);
-	snprintf(words->ssd, sizeof(words->ssd), "%s/ssd:%" PRIu64, daemon->ssd_directory,
-		ssd_bytes(pool));
+	if (pool->ssd_file)
+		snprintf(words->ssd, sizeof(words->ssd), "%s:%" PRIu64, pool->ssd_file,
+			pool->ssd_bytes);
+	else if (daemon->ssd_directory[0])
+		snprintf(words->ssd, sizeof(words->ssd), "%s/ssd:%" PRIu64, daemon->ssd_directory,
+			ssd_bytes(pool));
 }
 
 /* In the child. Between fork and exec only calls that a signal handler may make. */
@@ -141,8 +172,7 @@ static _Noreturn void child_exec(
 		(char *)daemon->directory, "--admin", "off", "--private", "--volatile-secret",
 		"--parent-death", "--ready-fd", words->ready, "--dram-blocks-of", words->pool,
 		"--index-blocks", words->index, "--record-bytes", words->records, "--age-limit",
-		"never", "--log-level", "warn", daemon->ssd_directory[0] ? "--ssd" : NULL,
-		words->ssd, NULL};
+		"never", "--log-level", "warn", words->ssd[0] ? "--ssd" : NULL, words->ssd, NULL};
 
 	/* A group of its own: an interrupt from the terminal is for the replay, which then ends it.
 	 */
@@ -178,7 +208,7 @@ static int ready_wait(int fd, char *why)
 int replay_daemon_start(struct replay_daemon *daemon, const struct replay_pool *pool, char *why)
 {
 	char program[4096];
-	struct words words;
+	struct words words = {0};
 	int ready[2], status;
 
 	*daemon = (struct replay_daemon){0};
@@ -186,8 +216,9 @@ int replay_daemon_start(struct replay_daemon *daemon, const struct replay_pool *
 	if (status)
 		return status;
 	status = directory_make(daemon, why);
-	if (!status && pool->ssd_blocks)
-		status = ssd_directory_make(daemon, pool, why);
+	if (!status && pool->ssd_blocks && !pool->ssd_file)
+		status = replay_ssd_directory_make(
+			pool->ssd_path, ssd_bytes(pool), daemon->ssd_directory, why);
 	if (status) {
 		replay_daemon_stop(daemon);
 		return status;
@@ -231,7 +262,7 @@ static int entry_remove(const char *path, const struct stat *is, int kind, struc
 	return remove(path) ? -errno : 0;
 }
 
-static void directory_remove(const char *path)
+void replay_ssd_directory_remove(const char *path)
 {
 	int status = nftw(path, entry_remove, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 
@@ -251,7 +282,7 @@ void replay_daemon_stop(struct replay_daemon *daemon)
 		daemon->pid = 0;
 	}
 	if (daemon->ssd_directory[0]) {
-		directory_remove(daemon->ssd_directory);
+		replay_ssd_directory_remove(daemon->ssd_directory);
 		daemon->ssd_directory[0] = '\0';
 	}
 	if (daemon->directory[0]) {
