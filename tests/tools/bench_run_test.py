@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both benchmarks run through, small, and print every field that docs/benchmarks.md names.
+"""The benchmarks run through, small, and print every field that docs/benchmarks.md names.
 
-    bench_run_test.py SKEP ROOT
+    bench_run_test.py SKEP ROOT KIND …
 """
 import json
 import os
@@ -9,11 +9,14 @@ import re
 import subprocess
 import sys
 
-SKEP, ROOT = sys.argv[1:3]
+SKEP, ROOT, *KINDS = sys.argv[1:]
 RUNS = {
     "match": ["--blocks", "64", "--index-blocks", "4096", "--batch", "16", "--matches", "50"],
     "local": ["--block-bytes", "64KiB", "--walk-bytes", "8MiB", "--gets", "200", "--rounds", "3",
               "--clients", "2"],
+    "ssd": ["--block-bytes", "256KiB", "--ssd-bytes", "128MiB", "--dram-bytes", "16MiB",
+            "--rounds", "3", "--seconds", "1", "--loads", "20", "--sessions", "2",
+            "--run-bytes", "2MiB"],
 }
 
 
@@ -43,7 +46,7 @@ def faults_of(kind, words):
 
 
 def main():
-    faults = [fault for kind, words in RUNS.items() for fault in faults_of(kind, words)]
+    faults = [fault for kind in KINDS for fault in faults_of(kind, RUNS[kind])]
     for fault in faults:
         print(fault)
     sys.exit(1 if faults else 0)

@@ -24,6 +24,13 @@ int bench_local(const struct bench_options *options)
 	return 0;
 }
 
+int bench_ssd(const struct bench_options *options)
+{
+	asked = *options;
+	asked_kind = BENCH_SSD;
+	return 0;
+}
+
 /* What it would have printed. */
 static json_t *printed;
 
@@ -61,6 +68,9 @@ static void words_are_read(void)
 	REQUIRE_EQ(asked.clients, 3);
 	REQUIRE_EQ(asked.seed, 0);
 	REQUIRE_EQ(asked.json, 1);
+	REQUIRE_EQ(bench("bench ssd --ssd-bytes 1GiB --ssd-path /disk"), EXIT_OK);
+	REQUIRE_EQ(asked_kind, BENCH_SSD);
+	REQUIRE_EQ(asked.ssd_bytes, 1 << 30);
 }
 
 static void wrong_words_are_refused(void)
@@ -70,7 +80,8 @@ static void wrong_words_are_refused(void)
 		"bench match --blocks -1", "bench match --blocks 65537", "bench match --clients 2",
 		"bench local --block-bytes 4095", "bench local --block-bytes 2GiB",
 		"bench local --block-bytes 4096MB", "bench local --seed 18446744073709551616",
-		"bench local --socket /run/skepd.sock"};
+		"bench local --socket /run/skepd.sock", "bench match --ssd-path /disk",
+		"bench ssd --ssd-bytes 1MiB"};
 
 	for (unsigned i = 0; i < ARRAY_COUNT(lines); i++) {
 		if (bench(lines[i]) != EXIT_USAGE || asked_kind) {

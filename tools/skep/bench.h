@@ -44,7 +44,7 @@
 		"threads that load, each with its own session; one puts")                          \
 	X(BENCH_SSD, run_bytes, "run-bytes", "SIZE", 4096, 1u << 30, 8u << 20,                     \
 		"each loads so many bytes at a time, one block at least")                          \
-	X(BENCH_SSD, seconds, "seconds", "N", 1, 60, 2, "that a pass lasts, about")                \
+	X(BENCH_SSD, seconds, "seconds", "N", 1, 60, 1, "that a pass lasts, about")                \
 	X(BENCH_SSD, loads, "loads", "N", 10, 1u << 20, 500, "blocks loaded one by one")           \
 	X(BENCH_ALL, seed, "seed", "N", 0, UINT64_MAX, 1, "of tokens, payload and choices")        \
 	X(BENCH_ALL, json, "json", "", 0, 0, 0, "print one JSON object")                           \

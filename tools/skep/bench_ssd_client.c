@@ -34,7 +34,7 @@ static uint64_t block_bytes(const struct ssd_client *client)
 /* The chain of a run of this round. */
 static int chain_name(struct ssd_client *client, uint32_t number)
 {
-	uint64_t base = mix64(mix64(client->run->round) + number);
+	uint64_t base = mix64(mix64(client->run->names) + number);
 	uint32_t tokens[BLOCK_TOKENS];
 	int status = 0;
 
@@ -53,7 +53,7 @@ static const unsigned char *block_source(
 	const struct ssd_client *client, uint32_t number, uint32_t block)
 {
 	return client->run->source +
-	       mix64(mix64(client->run->round + number) + block) % SOURCE_PAGES * 4096;
+	       mix64(mix64(client->run->names + number) + block) % SOURCE_PAGES * 4096;
 }
 
 /* ----------------------------------------------------------------------------------------- put */
@@ -262,7 +262,7 @@ int ssd_pass_run(struct ssd_run *run, enum ssd_pass_kind kind, struct ssd_pass *
 	for (; !status && started < count; started += !status) {
 		struct ssd_client *client = &run->clients[started];
 
-		client->bytes = 0;
+		client->bytes = client->wrong_blocks = 0;
 		client->pass = passes[kind].run;
 		status = -pthread_create(&client->thread, NULL, client_thread, client);
 	}
@@ -273,6 +273,7 @@ int ssd_pass_run(struct ssd_run *run, enum ssd_pass_kind kind, struct ssd_pass *
 		status = status ? status : client->status;
 		ended = MAX_OF(ended, client->ended_ns);
 		pass->bytes += client->bytes;
+		run->wrong_blocks += client->wrong_blocks;
 	}
 	pass->ns = ended - began;
 	if (status < 0 && bench_interrupted())
@@ -355,4 +356,6 @@ void ssd_clients_close(struct ssd_run *run)
 		client_close(&run->clients[i]);
 	memory_free(run->clients);
 	bench_unmap(run->source, source_bytes(run));
+	run->clients = NULL;
+	run->source = NULL;
 }

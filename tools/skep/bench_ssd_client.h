@@ -10,20 +10,21 @@
 /*
  * The clients of `skep bench ssd`: sessions with a private daemon, in passes that the caller begins
  * and waits for. A *run* is a chain of its own, put at once and loaded at once. The blocks of a
- * round have names that no round before it had, and are purged before the next.
+ * pass of puts have names that none before it had.
  */
 struct ssd_run {
 	const struct bench_options *options;
 	const char *socket;
 	unsigned char *source;	/* one block and some pages: block n begins at one of them */
 	uint32_t run_blocks;	/* of a run */
-	uint32_t runs_max;	/* of a round */
-	uint64_t round;		/* makes the names fresh */
-	uint32_t runs;		/* put in this round */
+	uint32_t runs_max;	/* that a pass puts */
+	uint64_t names;		/* makes those of a pass of puts fresh */
+	uint32_t runs;		/* that this pass has put */
 	uint32_t *order;	/* of loading: numbers of runs, @runs of them */
 	_Atomic uint32_t next;	/* place in it from which is loaded next; counts on for ever */
 	uint64_t until_ns;	/* the end of a pass */
 	struct samples *single; /* µs of loads of one block */
+	uint64_t wrong_blocks;	/* of all passes that ended: whose bytes were not what was put */
 	struct ssd_client *clients;
 };
 
@@ -40,7 +41,7 @@ struct ssd_client {
 	int (*pass)(struct ssd_client *client);
 	int status;
 	uint64_t bytes, ended_ns;
-	uint64_t wrong_blocks; /* of all passes: whose bytes were not what was put */
+	uint64_t wrong_blocks;
 };
 
 /* What a pass moved and how long it took, from its beginning to its last client's end. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +30,7 @@ enum {
 
 #define WRITTEN_BYTES ((uint64_t)WRITTEN_MIB << 20)
 /* Bytes of writes that the tier has under way at a time (docs/benchmarks.md). */
-#define FLIGHT_BYTES (64ull << 20)
+#define FLIGHT_BYTES (16ull << 20)
 #define GIB	     (double)(1ull << 30)
 #define PATH_BYTES   (REPLAY_SSD_BYTES + 8)
 
@@ -37,9 +38,13 @@ enum speed { SPEED_WRITE, SPEED_WRITE_FIO, SPEED_READ, SPEED_READ_FIO, SPEED_COU
 
 struct bench {
 	struct ssd_run run;
+	unsigned round;
 	struct replay_daemon daemon;
 	char directory[REPLAY_SSD_BYTES]; /* of both files; "": not there */
-	char tier_file[PATH_BYTES], fio_file[PATH_BYTES];
+	char files[2][PATH_BYTES];
+	unsigned tier; /* which of them is the tier's; the other one is fio's */
+	/* The figures of the round's first half, until the second one's are there. */
+	double first[SPEED_COUNT];
 	struct samples speeds[SPEED_COUNT], single;
 	struct fio_result fio_single;
 	double cpu_s, moved_bytes; /* of the tier's passes */
@@ -54,7 +59,7 @@ static void progress(const struct bench *bench, const char *what)
 	if (options->json)
 		return;
 	fprintf(stderr, "%sskep bench: round %u of %u: %s%s", watched ? "\r\033[K" : "",
-		(unsigned)bench->run.round, (unsigned)options->rounds, what, watched ? "" : "\n");
+		bench->round, (unsigned)options->rounds, what, watched ? "" : "\n");
 	fflush(stderr);
 }
 
@@ -106,7 +111,7 @@ static int sizes_check(const struct bench *bench)
 }
 
 /* Makes a file as skepd makes it, and writes it through as skepd does. */
-static int file_make(struct bench *bench, const char *path, const char *what)
+static int file_make(struct bench *bench, const char *path)
 {
 	uint64_t bytes = bench->run.options->ssd_bytes;
 	struct disk_path disk = {path, bytes};
@@ -118,7 +123,7 @@ static int file_make(struct bench *bench, const char *path, const char *what)
 	if (disks_create(&options, &io, why, sizeof(why)))
 		return bench_complain(EXIT_DAEMON, "%s", why);
 	bytes = io->device_bytes[0];
-	progress(bench, what);
+	progress(bench, "writing a file through");
 	while (written >= 0 && (uint64_t)written < bytes && !bench_interrupted())
 		written = disks_write_through(io, 0, WRITTEN_BYTES);
 	disks_destroy(io);
@@ -132,16 +137,30 @@ static int files_make(struct bench *bench)
 {
 	const struct bench_options *options = bench->run.options;
 	char why[REPLAY_WHY_BYTES];
-	int status;
+	int status = 0;
 
 	if (replay_ssd_directory_make(
 		    options->ssd_path, 2 * options->ssd_bytes, bench->directory, why))
 		return bench_complain(EXIT_DAEMON, "%s", why);
-	snprintf(bench->tier_file, PATH_BYTES, "%s/ssd", bench->directory);
-	snprintf(bench->fio_file, PATH_BYTES, "%s/fio", bench->directory);
-	status = file_make(bench, bench->tier_file, "writing the first file through");
-	return status ? status
-		      : file_make(bench, bench->fio_file, "writing the second file through");
+	for (unsigned i = 0; !status && i < 2; i++) {
+		snprintf(bench->files[i], PATH_BYTES, "%s/%u", bench->directory, i);
+		status = file_make(bench, bench->files[i]);
+	}
+	return status;
+}
+
+/* A device whose first unit is clear is new to skepd. */
+static int head_clear(const char *path)
+{
+	static const _Alignas(SSD_UNIT_BYTES) char zeros[SSD_UNIT_BYTES];
+	int fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC), status = 0;
+
+	if (fd < 0 || pwrite(fd, zeros, sizeof(zeros), 0) != sizeof(zeros))
+		status = bench_complain(
+			EXIT_DAEMON, "%s: cannot be written: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return status;
 }
 
 static int daemon_start(struct bench *bench)
@@ -151,14 +170,22 @@ static int daemon_start(struct bench *bench)
 		.payload_bytes = options->block_bytes,
 		.block_tokens = TOKENS_KEPT,
 		.ssd_blocks = options->ssd_bytes / options->block_bytes,
-		.ssd_file = bench->tier_file,
+		.ssd_file = bench->files[bench->tier],
 		.ssd_bytes = options->ssd_bytes};
 	char why[REPLAY_WHY_BYTES];
 
+	if (head_clear(pool.ssd_file))
+		return EXIT_DAEMON;
 	if (replay_daemon_start(&bench->daemon, &pool, why))
 		return bench_complain(EXIT_UNREACHABLE, "%s", why);
 	bench->run.socket = bench->daemon.socket;
-	return 0;
+	return ssd_clients_open(&bench->run);
+}
+
+static void daemon_stop(struct bench *bench)
+{
+	ssd_clients_close(&bench->run);
+	replay_daemon_stop(&bench->daemon);
 }
 
 static int bench_create(struct bench *bench)
@@ -184,8 +211,7 @@ static int bench_create(struct bench *bench)
 
 static void bench_destroy(struct bench *bench)
 {
-	ssd_clients_close(&bench->run);
-	replay_daemon_stop(&bench->daemon);
+	daemon_stop(bench);
 	if (bench->directory[0])
 		replay_ssd_directory_remove(bench->directory);
 	memory_free(bench->run.order);
@@ -218,7 +244,15 @@ static double cpu_used(const struct bench *bench)
 	       (double)(mine.ru_utime.tv_usec + mine.ru_stime.tv_usec) / 1e6;
 }
 
-/* A pass of the tier, counted but in round 0: that one touches every page of the pool. */
+/* A round's figure is the mean of its halves: each file was the tier's once. */
+static void speed_add(struct bench *bench, enum speed speed, double gib_s)
+{
+	if (bench->tier == 0)
+		bench->first[speed] = gib_s;
+	else
+		samples_add(&bench->speeds[speed], (bench->first[speed] + gib_s) / 2);
+}
+
 static int tier_pass(struct bench *bench, enum ssd_pass_kind kind, enum speed speed)
 {
 	double cpu = cpu_used(bench);
@@ -227,13 +261,13 @@ static int tier_pass(struct bench *bench, enum ssd_pass_kind kind, enum speed sp
 
 	progress(bench, kind == SSD_PASS_PUT ? "putting" : "loading");
 	status = ssd_pass_run(&bench->run, kind, &pass);
-	if (status || bench_interrupted() || !bench->run.round)
+	if (status || bench_interrupted())
 		return status;
 	if (!pass.bytes)
 		return bench_complain(EXIT_DAEMON,
 			"nothing was moved within %u s: give more --seconds",
 			(unsigned)bench->run.options->seconds);
-	samples_add(&bench->speeds[speed], (double)pass.bytes / GIB / ((double)pass.ns / NS_PER_S));
+	speed_add(bench, speed, (double)pass.bytes / GIB / ((double)pass.ns / NS_PER_S));
 	bench->cpu_s += cpu_used(bench) - cpu;
 	bench->moved_bytes += (double)pass.bytes;
 	return 0;
@@ -242,8 +276,9 @@ static int tier_pass(struct bench *bench, enum ssd_pass_kind kind, enum speed sp
 static int fio_pass(struct bench *bench, bool write, unsigned depth, struct fio_result *result)
 {
 	const struct bench_options *options = bench->run.options;
-	struct fio_run run = {.path = bench->fio_file,
-		.file_bytes = options->ssd_bytes,
+	struct fio_run run = {.path = bench->files[!bench->tier],
+		/* Reads find as many bytes as were put: whatever caches a device has serve both. */
+		.file_bytes = write ? options->ssd_bytes : bench->run.runs * run_bytes(bench),
 		.block_bytes = options->block_bytes,
 		.depth = depth,
 		.seconds = (unsigned)options->seconds,
@@ -251,7 +286,7 @@ static int fio_pass(struct bench *bench, bool write, unsigned depth, struct fio_
 	char why[512];
 
 	if (bench_interrupted())
-		return 0;
+		return BENCH_EXIT_INTERRUPTED;
 	progress(bench, write ? "fio writing" : "fio reading");
 	if (fio_measure(&run, result, why, sizeof(why)))
 		return bench_interrupted() ? BENCH_EXIT_INTERRUPTED
@@ -263,7 +298,7 @@ static int fio_pass(struct bench *bench, bool write, unsigned depth, struct fio_
 static void order_make(struct ssd_run *run)
 {
 	for (uint32_t i = 0; i < run->runs; i++) {
-		uint32_t at = (uint32_t)(mix64(run->options->seed + run->round + i) % (i + 1));
+		uint32_t at = (uint32_t)(mix64(run->options->seed + run->names + i) % (i + 1));
 
 		run->order[i] = run->order[at];
 		run->order[at] = i;
@@ -271,52 +306,79 @@ static void order_make(struct ssd_run *run)
 	atomic_store(&run->next, 0);
 }
 
-static int round_run(struct bench *bench)
+/* Every page of the pool is touched before anything is timed, by daemon and client. */
+static int pool_touch(struct bench *bench)
 {
 	const struct bench_options *options = bench->run.options;
-	struct ssd_pass purge;
-	struct fio_result fio;
-	int status = ssd_pass_run(&bench->run, SSD_PASS_PURGE, &purge);
+	uint32_t runs_max = bench->run.runs_max;
+	struct ssd_pass pass;
+	int status;
 
+	bench->run.runs_max = (uint32_t)MIN_OF(
+		divide_up(options->dram_bytes, run_bytes(bench)) + 1, (uint64_t)runs_max);
+	status = ssd_pass_run(&bench->run, SSD_PASS_PUT, &pass);
+	bench->run.runs_max = runs_max;
+	return status ? status : ssd_pass_run(&bench->run, SSD_PASS_PURGE, &pass);
+}
+
+/* The tier on one file, fio on the other. */
+static int half_run(struct bench *bench)
+{
+	struct fio_result fio;
+	int status = daemon_start(bench);
+
+	bench->run.names++;
+	if (!status)
+		status = pool_touch(bench);
+	bench->run.names++;
 	if (!status)
 		status = tier_pass(bench, SSD_PASS_PUT, SPEED_WRITE);
-	if (status || bench_interrupted() || !bench->run.round)
-		return status;
-	status = fio_pass(bench, true, write_depth(options), &fio);
-	if (!status && !bench_interrupted()) {
-		samples_add(&bench->speeds[SPEED_WRITE_FIO], fio.gib_s);
+	if (!status)
+		status = fio_pass(bench, true, write_depth(bench->run.options), &fio);
+	if (!status) {
+		speed_add(bench, SPEED_WRITE_FIO, fio.gib_s);
 		order_make(&bench->run);
 		status = tier_pass(bench, SSD_PASS_LOAD, SPEED_READ);
 	}
 	if (!status)
 		status = fio_pass(bench, false, read_depth(bench), &fio);
-	if (!status && !bench_interrupted())
-		samples_add(&bench->speeds[SPEED_READ_FIO], fio.gib_s);
+	if (!status)
+		speed_add(bench, SPEED_READ_FIO, fio.gib_s);
+	return status;
+}
+
+/* Of the blocks that the last half left. */
+static int singles_run(struct bench *bench)
+{
+	struct ssd_pass single;
+	int status;
+
+	progress(bench, "loading one by one");
+	status = ssd_pass_run(&bench->run, SSD_PASS_SINGLE, &single);
+	if (!status)
+		status = fio_pass(bench, false, 1, &bench->fio_single);
+	if (!status && !bench->single.count)
+		return bench_complain(EXIT_DAEMON, "no block was on the ssd alone");
 	return status;
 }
 
 static int rounds_run(struct bench *bench)
 {
 	const struct bench_options *options = bench->run.options;
-	struct ssd_pass single;
 	int status = 0;
 
-	for (; !status && bench->run.round <= options->rounds; bench->run.round++) {
-		status = round_run(bench);
-		if (bench_interrupted())
-			return BENCH_EXIT_INTERRUPTED;
-	}
-	bench->run.round--; /* whose blocks are there */
-	progress(bench, "loading one by one");
+	for (bench->round = 1; !status && bench->round <= options->rounds; bench->round++)
+		for (bench->tier = 0; !status && bench->tier < 2; bench->tier++) {
+			daemon_stop(bench);
+			status = half_run(bench);
+			if (bench_interrupted())
+				return BENCH_EXIT_INTERRUPTED;
+		}
+	bench->round--;
+	bench->tier = 1; /* whose daemon still runs */
 	if (!status)
-		status = ssd_pass_run(&bench->run, SSD_PASS_SINGLE, &single);
-	if (!status)
-		status = fio_pass(bench, false, 1, &bench->fio_single);
+		status = singles_run(bench);
 	progress_end(bench);
-	if (!status && bench_interrupted())
-		return BENCH_EXIT_INTERRUPTED;
-	if (!status && !bench->single.count)
-		return bench_complain(EXIT_DAEMON, "no block was on the ssd alone");
 	return status;
 }
 
@@ -325,13 +387,11 @@ static int rounds_run(struct bench *bench)
 static int report(struct bench *bench)
 {
 	const struct bench_options *options = bench->run.options;
-	double medians[SPEED_COUNT], wrong = 0;
+	double medians[SPEED_COUNT], wrong = (double)bench->run.wrong_blocks;
 	int status;
 
 	for (unsigned i = 0; i < SPEED_COUNT; i++)
 		medians[i] = samples_quantile(&bench->speeds[i], 0.5);
-	for (unsigned i = 0; i < options->sessions; i++)
-		wrong += (double)bench->run.clients[i].wrong_blocks;
 
 	const struct figure figures[] = {
 		{"read_gib_s", medians[SPEED_READ], "loaded from the ssd, verified", "read_gib_s",
@@ -381,10 +441,6 @@ int bench_ssd(const struct bench_options *options)
 		status = bench_complain(EXIT_DAEMON, "%s", why);
 	if (!status)
 		status = files_make(bench);
-	if (!status)
-		status = daemon_start(bench);
-	if (!status)
-		status = ssd_clients_open(&bench->run);
 	if (!status)
 		status = rounds_run(bench);
 	if (!status)

@@ -47,7 +47,7 @@ _skep()
 	completion) words="bash zsh fish" ;;
 	version) words="" ;;
 	replay) words=" --payload-bytes --dram-blocks --ssd-blocks --ssd-path --clients --speed --requests --socket --seed --json --help" ;;
-	bench) words="match local --blocks --block-tokens --index-blocks --interleaved --batch --turnover --matches --block-bytes --clients --walk-bytes --put-bytes --gets --rounds --seed --json --help" ;;
+	bench) words="match local ssd --blocks --block-tokens --index-blocks --interleaved --batch --turnover --matches --block-bytes --clients --walk-bytes --put-bytes --gets --rounds --ssd-bytes --dram-bytes --sessions --run-bytes --seconds --loads --seed --json --help --ssd-path" ;;
 	esac
 	[[ $command == replay || $command == bench ]] || words+=" --socket --realm --token-file --json --help"
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
