@@ -75,10 +75,10 @@ struct fake_client {
 struct fake {
 	char path[108];
 	uint64_t incarnation;
-	uint64_t generation;  /* of the one space */
-	uint64_t writes;      /* the last write generation */
-	int32_t sync_failure; /* what a sync is answered; 0: there is no ssd */
-	uint8_t secret;	      /* what its secret is filled with */
+	uint64_t generation;	      /* of the one space */
+	uint64_t writes;	      /* the last write generation */
+	_Atomic int32_t sync_failure; /* what a sync is answered; 0: there is no ssd */
+	uint8_t secret;		      /* what its secret is filled with */
 	int listen_fd, index_fd, chunk_fds[FAKE_CHUNKS];
 	uint8_t *index;
 	uint64_t index_bytes;
