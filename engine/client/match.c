@@ -62,19 +62,24 @@ static bool request_sound(const struct skep *session, const struct skep_match *r
 	       (request->refs || !request->refs_max);
 }
 
+/* What a match came to, beside what it answers. */
+struct outcome {
+	uint32_t asked, stored;
+	struct probe_name deepest; /* of the blocks stored, those in DRAM among them */
+};
+
 /* The record of a match for the keeper's counters and its order of eviction. */
 static void match_touch(
-	struct skep *session, const struct skep_match *request, uint32_t stored, uint32_t asked)
+	struct skep *session, const struct skep_match *request, const struct outcome *outcome)
 {
+	uint32_t stored = outcome->stored, asked = outcome->asked;
 	const struct skep_chain *chain = request->chain;
 	struct submission touch = {.op = SUBMIT_TOUCH, .slot = SLOT_NONE};
 
 	if (stored) {
-		const struct probe_name *deepest = &chain->names[request->first + stored - 1];
-
-		touch.slot = deepest->slot;
-		touch.generation = stored > request->matched ? deepest->name_generation
-							     : deepest->frame_generation;
+		touch.slot = outcome->deepest.slot;
+		touch.generation = stored > request->matched ? outcome->deepest.name_generation
+							     : outcome->deepest.frame_generation;
 	}
 	touch.u.touch.asked = asked;
 	touch.u.touch.matched = request->matched;
@@ -138,11 +143,16 @@ static void match_one(struct skep *session, struct skep_match *request)
 	struct skep_chain *chain = request->chain;
 	struct attachment *a = session->current;
 	uint32_t asked = chain->probe.block_count - request->first;
-	uint32_t missing = ENTRY_FREE, run = 0, stored;
+	uint32_t missing = ENTRY_FREE, run = 0, stored = 0;
+	struct outcome outcome = {0};
+	bool tells = request->struct_bytes >=
+		     offsetof(struct skep_match, stored) + sizeof(request->stored);
 
 	if (request->count)
 		asked = MIN_OF(asked, request->count);
 	request->matched = 0;
+	if (tells)
+		request->stored = 0;
 	request->pin = (struct skep_pin){0};
 	request->reason = asked ? SKEP_REASON_DAEMON_DOWN : SKEP_REASON_NONE;
 	if (session_away(session))
@@ -163,17 +173,25 @@ static void match_one(struct skep *session, struct skep_match *request)
 			missing = ENTRY_FREE;
 	}
 	stored = request->matched;
+	/* Before names are looked up again: a pin that came while the keeper evicts makes a frame
+	 * generation read 0 for a moment, though the block stands. */
+	match_refs(a, request);
+	if (stored)
+		outcome.deepest = chain->names[request->first + stored - 1];
 	/* A name with bytes, but not in DRAM: those of a slower tier are counted too. */
 	if (stored == run && run < asked && missing == ENTRY_PRESENT)
 		stored = match_stored(request, stored, asked, &missing);
-	if (request->struct_bytes >= offsetof(struct skep_match, stored) + sizeof(request->stored))
+	if (stored > request->matched)
+		outcome.deepest = chain->names[request->first + stored - 1];
+	if (tells)
 		request->stored = stored;
 	if (stored < asked && !request->reason)
 		request->reason =
 			missing == ENTRY_PENDING ? SKEP_REASON_PENDING : SKEP_REASON_ABSENT;
-	match_refs(a, request);
+	outcome.asked = asked;
+	outcome.stored = stored;
 	if (request->flags == SKEP_MATCH_PIN)
-		match_touch(session, request, stored, asked);
+		match_touch(session, request, &outcome);
 }
 
 /* Requests of a caller built with a longer struct lie further apart. */
