@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -9,6 +10,8 @@
 
 #define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
 
+enum { LOOKS_MAX = 2000 };
+
 /* A part as the index tells of it, checked to lie inside the pool. */
 struct part_place {
 	const uint8_t *bytes;
@@ -17,18 +20,31 @@ struct part_place {
 	struct checksum_root root;
 };
 
+/*
+ * A pin that came while the keeper evicts is seen by it after it has unpublished the block: until it
+ * publishes it again, a moment later unless it is not running, a pinned block reads 0. So 0 is looked
+ * at again, with the processor given away in between.
+ */
 static bool generation_is(const struct index_entry *entry, uint64_t generation)
 {
-	/* Acquire: part fields read after it belong to this generation (the keeper stores them
-	 * before, with release). */
-	return atomic_load_explicit(&entry->frame_generation, memory_order_acquire) == generation;
+	for (unsigned looks = 0;; looks++) {
+		/* Acquire: part fields read after it belong to this generation (the keeper stores
+		 * them before, with release). */
+		uint64_t now = atomic_load_explicit(&entry->frame_generation, memory_order_acquire);
+
+		if (now == generation)
+			return true;
+		if (now || LOAD(entry->state) != ENTRY_PRESENT || looks == LOOKS_MAX)
+			return false;
+		sched_yield();
+	}
 }
 
 /* And the same after the fields were read, so that none is of a later one. */
 static bool generation_still(const struct index_entry *entry, uint64_t generation)
 {
 	atomic_thread_fence(memory_order_acquire);
-	return LOAD(entry->frame_generation) == generation;
+	return generation_is(entry, generation);
 }
 
 /* Return: 0; -ESTALE (the block is not there any more), -ERANGE (no such part). */
@@ -203,6 +219,10 @@ static bool copy_root_holds(const struct copying *job)
 		.range_sums = job->sums,
 		.range_count = job->ranges};
 
+	/* Put under an earlier daemon and loaded from the ssd: the daemon, who knows that one's
+	 * incarnation, has verified the root on the way; the sums below speak for the bytes. */
+	if (LOAD(job->entry->origin))
+		return true;
 	id_bytes(input.block_id,
 		(struct block_id){LOAD(job->entry->id_low), LOAD(job->entry->id_high)});
 	return checksum_root_equal(checksum_root_make(&input), job->place.root);

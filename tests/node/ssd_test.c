@@ -76,6 +76,20 @@ static void nothing_is_lost(struct user *user)
 	REQUIRE(realm.blocks_ssd > DRAM_BYTES / PART_BYTES);
 }
 
+/* Blocks of an earlier daemon can be copied out and verified like any other. */
+static void copied_right(struct user *user)
+{
+	struct story story = story_open(user, harness_count - 1, BLOCKS);
+	struct skep_ref refs[USER_BLOCKS_MAX];
+	struct skep_match match = story_match(user, &story, SKEP_MATCH_PIN, refs);
+
+	REQUIRE_EQ(match.matched, BLOCKS);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		REQUIRE_EQ(story_copy(user, &story, &refs[i], i, 0), PART_BYTES);
+	skep_release(user->session, &match.pin);
+	story_close(&story);
+}
+
 static void found_after(struct user *user, const char *what)
 {
 	struct realm_status realm;
@@ -87,6 +101,7 @@ static void found_after(struct user *user, const char *what)
 	user_open(user, keeper.config.socket_path, &shape);
 	had = stories_get(user, 0, harness_count);
 	REQUIRE_EQ(had, harness_count * BLOCKS);
+	copied_right(user);
 	user_close(user);
 }
 
