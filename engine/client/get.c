@@ -21,9 +21,9 @@ struct part_place {
 };
 
 /*
- * A pin that came while the keeper evicts is seen by it after it has unpublished the block: until it
- * publishes it again, a moment later unless it is not running, a pinned block reads 0. So 0 is looked
- * at again, with the processor given away in between.
+ * A pin that came while the keeper evicts is seen by it after it has unpublished the block: until
+ * it publishes it again, a moment later unless it is not running, a pinned block reads 0. So 0 is
+ * looked at again, with the processor given away in between.
  */
 static bool generation_is(const struct index_entry *entry, uint64_t generation)
 {
