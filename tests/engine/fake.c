@@ -442,6 +442,7 @@ static void *fake_main(void *arg)
 				polls[0].revents = 0;
 			}
 		}
+		fake->passes++;
 	}
 	return NULL;
 }
@@ -495,6 +496,12 @@ void fake_end(struct fake *fake)
 {
 	fake_kill(fake);
 	unlink(fake->path);
+}
+
+void fake_settle(struct fake *fake)
+{
+	/* The pass under way may have looked into the ring before: the next one has not. */
+	fake_await(&fake->passes, atomic_load(&fake->passes) + 2);
 }
 
 void fake_await_at(const char *file, int line, _Atomic unsigned *count, unsigned wanted)

@@ -93,6 +93,7 @@ struct fake {
 	_Atomic bool refusing;	/* every space is refused */
 	_Atomic bool waits_end; /* SUBMIT_WAIT is answered at once */
 	/* What came. */
+	_Atomic unsigned passes; /* through all rings and sockets */
 	_Atomic unsigned hellos, touches, reserves, commits, aborts, quarantines, hints, spaces;
 	pthread_mutex_t lock; /* of the two below: the ring lies in two mappings */
 	struct submission last_touch, last_abort;
@@ -121,6 +122,9 @@ static inline struct index_entry *fake_entries(struct fake *fake)
 
 	return (struct index_entry *)(void *)(fake->index + head->entries_at);
 }
+
+/* Returns when all that was submitted before the call has been taken (and counted). */
+void fake_settle(struct fake *fake);
 
 /* Waits until *@count is at least @wanted; fails the test after five seconds. */
 #define fake_await(count, wanted) fake_await_at(__FILE__, __LINE__, count, wanted)

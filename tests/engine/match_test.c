@@ -50,9 +50,12 @@ static void reason_is(const struct skep_match *match, const char *word)
 /* The record that the keeper gets of the next match. */
 static struct submission touch_of(uint32_t first, uint32_t count)
 {
-	unsigned before = fake.touches;
-	struct skep_match match = matched(first, count, SKEP_MATCH_PIN);
+	struct skep_match match;
+	unsigned before;
 
+	fake_settle(&fake); /* records of matches before this one are not taken for it */
+	before = fake.touches;
+	match = matched(first, count, SKEP_MATCH_PIN);
 	skep_release(session, &match.pin);
 	fake_await(&fake.touches, before + 1);
 	return fake_last(&fake, &fake.last_touch);
@@ -179,8 +182,10 @@ static void match_is_told_to_the_keeper_once(void)
 
 static void peek_is_not_told(void)
 {
-	unsigned before = fake.touches;
+	unsigned before;
 
+	fake_settle(&fake);
+	before = fake.touches;
 	(void)matched(0, 0, SKEP_MATCH_PEEK);
 	(void)touch_of(0, 0); /* comes after it in the ring */
 	REQUIRE_EQ(fake.touches, before + 1);
@@ -462,8 +467,9 @@ static void records_wait_and_are_dropped_when_full(void)
 	uint64_t dropped = local->touches_dropped;
 	unsigned before;
 
+	fake_settle(&fake);
 	fake.deaf = true;
-	usleep(20000);
+	fake_settle(&fake);
 	before = fake.touches;
 	for (unsigned i = 0; i < PAGE_SUBMISSIONS + 10; i++) {
 		struct skep_match match = matched(0, 1, SKEP_MATCH_PIN);
