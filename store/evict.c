@@ -322,6 +322,14 @@ static uint32_t victim_pick(struct realm *realm, struct lru_list *list)
 	return NONE32;
 }
 
+/* Readers that see a block vanish look here: odd, and it may come back. */
+static void evictions_step(struct realm *realm)
+{
+	_Atomic uint64_t *word = &realm->index.head->evictions;
+
+	atomic_store_explicit(word, LOAD(*word) + 1, memory_order_release);
+}
+
 /* Unpublishes and counts the block as gone at its parent, which may be the next victim. */
 static void victim_take(struct realm *realm, struct batch *batch, uint32_t slot)
 {
@@ -331,6 +339,11 @@ static void victim_take(struct realm *realm, struct batch *batch, uint32_t slot)
 	SKEP_CHECK(index_state(realm, slot) == ENTRY_PRESENT && own->dram_children == 0);
 	SKEP_CHECK(own->flags & SLOT_IN_DRAM && !(own->flags & SLOT_LOADING));
 	SKEP_CHECK(batch->count < EVICT_BATCH_MAX);
+	if (!batch->count) {
+		evictions_step(realm);
+		/* Whoever reads a generation of 0 with acquire reads an odd word after it. */
+		atomic_thread_fence(memory_order_release);
+	}
 	lru_remove(realm, slot);
 	own->old_generation = LOAD(entry->frame_generation);
 	own->flags |= SLOT_VICTIM;
@@ -403,6 +416,7 @@ static unsigned batch_finish(struct realm *realm, struct batch *batch)
 		victim_free(realm, slot);
 		freed++;
 	}
+	evictions_step(realm);
 	return freed;
 }
 

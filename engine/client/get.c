@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -10,8 +9,6 @@
 
 #define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
 
-enum { LOOKS_MAX = 2000 };
-
 /* A part as the index tells of it, checked to lie inside the pool. */
 struct part_place {
 	const uint8_t *bytes;
@@ -20,56 +17,32 @@ struct part_place {
 	struct checksum_root root;
 };
 
-/*
- * A pin that came while the keeper evicts is seen by it after it has unpublished the block: until
- * it publishes it again, a moment later unless it is not running, a pinned block reads 0. So 0 is
- * looked at again, with the processor given away in between.
- */
-static bool generation_is(const struct index_entry *entry, uint64_t generation)
-{
-	for (unsigned looks = 0;; looks++) {
-		/* Acquire: part fields read after it belong to this generation (the keeper stores
-		 * them before, with release). */
-		uint64_t now = atomic_load_explicit(&entry->frame_generation, memory_order_acquire);
-
-		if (now == generation)
-			return true;
-		if (now || LOAD(entry->state) != ENTRY_PRESENT || looks == LOOKS_MAX)
-			return false;
-		sched_yield();
-	}
-}
-
-/* And the same after the fields were read, so that none is of a later one. */
-static bool generation_still(const struct index_entry *entry, uint64_t generation)
+/* After the fields of a block were read: none is of a later generation than @ref's. */
+static bool still_there(const struct attachment *a, const struct skep_ref *ref)
 {
 	atomic_thread_fence(memory_order_acquire);
-	return generation_is(entry, generation);
+	return pin_generation(&a->index, ref->slot) == ref->frame_generation;
 }
 
 /* Return: 0; -ESTALE (the block is not there any more), -ERANGE (no such part). */
 static int part_find(const struct attachment *a, const struct skep_ref *ref, uint32_t number,
 	struct part_place *place)
 {
-	const struct index_entry *entry;
 	const struct index_part *part;
 	uint64_t at;
 
-	if (ref->slot >= a->index.head->slot_count || !ref->frame_generation)
-		return -ESTALE;
-	entry = &a->index.entries[ref->slot];
-	if (!generation_is(entry, ref->frame_generation))
+	if (ref->slot >= a->index.head->slot_count || !ref->frame_generation ||
+		pin_generation(&a->index, ref->slot) != ref->frame_generation)
 		return -ESTALE;
 	part = probe_part(&a->index, ref->slot, number);
 	if (!part)
-		return generation_still(entry, ref->frame_generation) ? -ERANGE : -ESTALE;
+		return still_there(a, ref) ? -ERANGE : -ESTALE;
 	at = (uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES;
 	place->length = LOAD(part->bytes);
 	place->write = LOAD(part->write);
 	place->root.low = LOAD(part->root_low);
 	place->root.high = LOAD(part->root_high);
-	if (!generation_still(entry, ref->frame_generation) || at > a->pool_bytes ||
-		place->length > a->pool_bytes - at)
+	if (!still_there(a, ref) || at > a->pool_bytes || place->length > a->pool_bytes - at)
 		return -ESTALE;
 	place->bytes = a->pool + at;
 	return 0;
@@ -206,7 +179,7 @@ static int copy_prepare(struct copying *job)
 		return -ESTALE;
 	for (uint32_t i = 0; i < job->ranges; i++)
 		job->sums[i] = LOAD(first[i]);
-	return generation_still(job->entry, copy->ref.frame_generation) ? 0 : -ESTALE;
+	return still_there(job->a, &copy->ref) ? 0 : -ESTALE;
 }
 
 /* Does the root speak for this block, this writing and these sums? */
@@ -283,7 +256,7 @@ static int64_t copy_out(struct skep *session, const struct skep_copy *copy)
 		result = copy_ranges(&job);
 	/* Forced removal does not wait for pins to unpublish: then it was no fault of the bytes. */
 	if (result == SKEP_STATUS_ECHECKSUM && job.a == session->current) {
-		if (!generation_still(job.entry, name.frame_generation))
+		if (!still_there(job.a, &copy->ref))
 			result = -ESTALE;
 		else if (!session_away(session))
 			quarantine(session, copy);

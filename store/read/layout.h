@@ -25,7 +25,7 @@
 #include <stdint.h>
 
 enum {
-	INDEX_LAYOUT_VERSION = 1,
+	INDEX_LAYOUT_VERSION = 2,
 	INDEX_SPACES_MAX = 64,	  /* spaces a realm can hold */
 	INDEX_PARTS_MAX = 64,	  /* parts of a block */
 	INDEX_RECORD_GRANULE = 8, /* record offsets and sizes are multiples of this */
@@ -118,6 +118,9 @@ struct index_head {
 	struct index_space spaces[INDEX_SPACES_MAX];
 	/* Bytes from the pool's start that the daemon has populated; grows. Keeper, release. */
 	_Atomic uint64_t pool_ready_bytes;
+	/* Odd while the keeper has unpublished victims that a pin may still bring back. Steps by 1.
+	 */
+	_Atomic uint64_t evictions;
 };
 
 _Static_assert(sizeof(struct index_entry) == 64, "an entry is one cache line");

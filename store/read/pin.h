@@ -12,6 +12,8 @@
  * what a cell names. Either the keeper sees the cell or the client sees frame generation 0: the two
  * fences pair.
  *
+ * What reads 0 may only wait for that second look: index_head.evictions says whether it does.
+ *
  * One cell protects a whole run because a block leaves DRAM only after its children there.
  */
 
@@ -27,6 +29,15 @@ static inline void pin_store(struct pin_cell *cell, const struct probe_name *nam
 	/* Pairs with the fence in evict.c between unpublishing and reading the tables. */
 	atomic_thread_fence(memory_order_seq_cst);
 }
+
+/*
+ * The frame generation of the block in @slot, once it is decided. While the keeper evicts, a block
+ * that a pin brings back reads 0 for a moment; this waits the batch out (microseconds, or as long
+ * as the keeper is not running; at most PIN_SETTLE_NS, then the daemon is as good as dead) and
+ * gives the processor away meanwhile. Acquire: part fields read after it belong to it.
+ */
+#define PIN_SETTLE_NS (100 * 1000000ull)
+uint64_t pin_generation(const struct index_view *view, uint32_t slot);
 
 /* Ends the pin. Release: what was read through it was read before. */
 static inline void pin_clear(struct pin_cell *cell)

@@ -2,9 +2,11 @@
 #include "store/read/probe.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/read/pin.h"
 
@@ -462,6 +464,43 @@ uint32_t probe_run(const struct index_view *view, const struct probe_chain *chai
 
 /* -------------------------------------------------------------------------------------- pins */
 
+static uint64_t generation_of(const struct index_entry *entry)
+{
+	return atomic_load_explicit(&entry->frame_generation, memory_order_acquire);
+}
+
+/* Return: whether the batch under way, if there is one, was seen to end. */
+static bool batch_wait(const struct index_view *view)
+{
+	/* Acquire: a generation of 0 was stored after the word became odd (evict.c), so whoever
+	 * has read it reads that value here or a later one. */
+	uint64_t batch = atomic_load_explicit(&view->head->evictions, memory_order_acquire);
+	uint64_t until = 0;
+
+	if (!(batch & 1))
+		return true;
+	while (atomic_load_explicit(&view->head->evictions, memory_order_acquire) == batch) {
+		if (!until)
+			until = clock_ns() + PIN_SETTLE_NS;
+		else if (clock_ns() > until)
+			return false;
+		sched_yield();
+	}
+	return true;
+}
+
+uint64_t pin_generation(const struct index_view *view, uint32_t slot)
+{
+	const struct index_entry *entry = &view->entries[slot];
+	uint64_t generation = generation_of(entry);
+
+	if (generation || LOAD(entry->state) != ENTRY_PRESENT || !batch_wait(view))
+		return generation;
+	/* What the batch decided. Whoever asks holds a pin, stored before: no later batch takes
+	 * the block without seeing it. */
+	return generation_of(entry);
+}
+
 uint32_t pin_run(const struct index_view *view, struct pin_cell *cell,
 	const struct probe_name *names, uint32_t count)
 {
@@ -474,10 +513,7 @@ uint32_t pin_run(const struct index_view *view, struct pin_cell *cell,
 
 		pin_store(cell, &names[count - 1]);
 		for (uint32_t i = count; i-- > 0;) {
-			const struct index_entry *entry = &view->entries[names[i].slot];
-
-			if (atomic_load_explicit(&entry->frame_generation, memory_order_acquire) !=
-				names[i].frame_generation)
+			if (pin_generation(view, names[i].slot) != names[i].frame_generation)
 				good = i;
 		}
 		if (good == count)

@@ -257,6 +257,67 @@ static void refs_are_good_as_far_as_they_stand(void)
 	REQUIRE_EQ(skep_pin_refs(session, refs, 1, NULL), -EINVAL);
 }
 
+/* The keeper in the middle of a batch: it has unpublished block 3 and not yet looked for pins. */
+static void *keeper_decides(void *arg)
+{
+	struct index_head *head = (void *)fake.index;
+
+	(void)arg;
+	usleep(20000);
+	atomic_store_explicit(&fake_entries(&fake)[3].frame_generation, 2003, memory_order_release);
+	atomic_fetch_add_explicit(&head->evictions, 1, memory_order_release);
+	return NULL;
+}
+
+static pthread_t batch_begin(void)
+{
+	struct index_head *head = (void *)fake.index;
+	pthread_t keeper;
+
+	atomic_fetch_add(&head->evictions, 1);
+	atomic_store(&fake_entries(&fake)[3].frame_generation, 0);
+	REQUIRE_EQ(pthread_create(&keeper, NULL, keeper_decides, NULL), 0);
+	return keeper;
+}
+
+static void refs_wait_for_what_the_keeper_decides(void)
+{
+	uint8_t to[UNIT_PART_BYTES];
+	struct iovec piece = {.iov_base = to, .iov_len = sizeof(to)};
+	struct skep_ref refs[PRESENT];
+	struct skep_match match = match_of(0, PRESENT, SKEP_MATCH_PEEK);
+	struct skep_copy copy = {
+		.struct_bytes = sizeof(copy), .space = space, .to = &piece, .to_count = 1};
+	struct index_head *head = (void *)fake.index;
+	struct skep_view view;
+	struct skep_pin pin;
+	pthread_t keeper;
+	uint64_t began;
+
+	match.refs = refs;
+	match.refs_max = PRESENT;
+	REQUIRE_EQ(skep_match(session, &match, 1), 0);
+	copy.ref = refs[3];
+	keeper = batch_begin();
+	REQUIRE_EQ(skep_pin_refs(session, refs, PRESENT, &pin), PRESENT);
+	skep_release(session, &pin);
+	REQUIRE_EQ(pthread_join(keeper, NULL), 0);
+	keeper = batch_begin();
+	REQUIRE_EQ(skep_view(session, &refs[3], 0, &view), 0);
+	REQUIRE_EQ(pthread_join(keeper, NULL), 0);
+	keeper = batch_begin();
+	REQUIRE_EQ(skep_copy(session, &copy), UNIT_PART_BYTES);
+	REQUIRE_EQ(pthread_join(keeper, NULL), 0);
+	/* A keeper that died in a batch is waited for no longer than this. */
+	atomic_fetch_add(&head->evictions, 1);
+	atomic_store(&fake_entries(&fake)[3].frame_generation, 0);
+	began = clock_ns();
+	REQUIRE_EQ(skep_view(session, &refs[3], 0, &view), -ESTALE);
+	REQUIRE(clock_ns() - began >= PIN_SETTLE_NS);
+	atomic_store(&fake_entries(&fake)[3].frame_generation, 2003);
+	atomic_fetch_add(&head->evictions, 1);
+}
+
 static struct skep_ref ref_of(uint32_t block)
 {
 	struct skep_ref ref;
@@ -502,6 +563,7 @@ int main(int argc, char **argv)
 	peek_is_not_told();
 	pins_are_bounded_and_come_back();
 	refs_are_good_as_far_as_they_stand();
+	refs_wait_for_what_the_keeper_decides();
 	view_points_to_the_bytes();
 	copy_fills_any_pieces(seed);
 	copy_refuses_what_makes_no_sense();
