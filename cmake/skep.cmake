@@ -98,7 +98,8 @@ endfunction()
 
 # skep_test_settings(NAME [LABELS …] [TIMEOUT s]): what each test of the project shares: 77 skips, the
 # time limit (given for a build without sanitizers), the sanitizers' options. Labels with a meaning:
-# `source` needs no build (runs first), `campaign` is a long count that `./dev test` leaves out.
+# `source` needs no build (runs first), `campaign` is a long count that `./dev test` leaves out,
+# `single` runs in one thread (simulations, parsers): TSan, which only slows it, leaves it out.
 function(skep_test_settings name)
 	cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS" ${ARGN})
 	if(NOT ARG_TIMEOUT)
