@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From the ssd into frames. A session names a run of a chain; what of it is not in DRAM is read
- * there, each block is verified against its root and published as it arrives, and when all of it
- * (or what could be had by the deadline) is there, the keeper writes the pin into the session's
- * table and answers. Until then the run is held: a block that loads need is not evicted.
+ * there, each block is verified against its root and published as it arrives. When all of it (or
+ * what could be had by the deadline, or before a cancel) is there, the keeper writes the pin into
+ * the session's table and answers; a load without a cell is a prefetch and pins nothing. Until then
+ * the run is held: a block that loads need is not evicted.
  */
 #include <errno.h>
 #include <string.h>
@@ -234,9 +235,12 @@ static void load_finish(struct realm *realm, struct load *load, int status)
 		uint32_t slot = load->blocks[load->ready - 1].slot;
 
 		/* What the cell names stands. Order as in pin_store(). */
-		STORE(cells[load->cell].slot, slot);
-		atomic_store_explicit(&cells[load->cell].generation,
-			LOAD(realm->index.entries[slot].frame_generation), memory_order_release);
+		if (load->cell) {
+			STORE(cells[load->cell].slot, slot);
+			atomic_store_explicit(&cells[load->cell].generation,
+				LOAD(realm->index.entries[slot].frame_generation),
+				memory_order_release);
+		}
 		status = (int)load->ready;
 	}
 	if (load->ready < load->count)
@@ -341,6 +345,25 @@ int load_submit(struct session *session, const struct submission *message)
 	}
 	realm->counters[REALM_COUNTER_loads]++;
 	load_go_on(realm, load);
+	return 0;
+}
+
+int load_cancel(struct session *session, const struct submission *message)
+{
+	struct realm *realm = session->realm;
+
+	list_each (node, &realm->ssd.loads_live) {
+		struct load *load = list_item(node, struct load, link);
+
+		if (load->session != session || load->tag != message->tag ||
+			load->queue != message->queue)
+			continue;
+		/* Reads under way go on: their blocks are published when they come, for others. */
+		load->stop = -ECANCELED;
+		if (!load_go_on(realm, load))
+			load_finish(realm, load, -ECANCELED);
+		break; /* the answer may have ended the session, and its other loads */
+	}
 	return 0;
 }
 

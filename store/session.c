@@ -203,7 +203,8 @@ int session_submit(struct session *session, const struct submission *message)
 	case SUBMIT_WAIT:
 		return wait_submit(session, message);
 	case SUBMIT_CANCEL:
-		return wait_cancel(session, message);
+		wait_cancel(session, message);
+		return session->stopped ? 0 : load_cancel(session, message);
 	case SUBMIT_HINT:
 		return hint_submit(session, message);
 	case SUBMIT_QUARANTINE:

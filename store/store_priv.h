@@ -588,6 +588,8 @@ int label_make(struct realm *realm, uint32_t slot, void *out);
 void load_expect(struct realm *realm, uint32_t slot, uint8_t *into, struct ssd_job *job);
 /* Do the parts of a job's get hold what they must? On an I/O thread. */
 int load_check(struct ssd_get *get);
+/* Ends a load now, with what is there. */
+int load_cancel(struct session *session, const struct submission *message);
 int load_submit(struct session *session, const struct submission *message);
 void load_session_gone(struct session *session);
 void load_pump(struct realm *realm);

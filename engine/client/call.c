@@ -68,13 +68,10 @@ static void call_late(struct skep *session, const struct completion *completion)
 		return;
 	if (call->op == SUBMIT_RESERVE && completion->status > 0)
 		reserve_unwanted(session, call, (uint32_t)completion->status);
+	else if (call->op == SUBMIT_LOAD)
+		load_done(session->current, call, completion->status);
 	else
 		call_close(call);
-	if (call->op == SUBMIT_LOAD) {
-		/* Nobody wants what was loaded: its pin ends. */
-		pin_clear(&session->current->pins[call->cell]);
-		pin_cell_give(session->current, call->cell);
-	}
 }
 
 static void call_give_now(struct skep *session, struct call *call)

@@ -57,6 +57,7 @@ enum call_state {
 	CALL_FREE = 0,
 	CALL_OPEN,   /* somebody waits for its answer */
 	CALL_ORPHAN, /* nobody does any more, but the daemon may still write there */
+	CALL_DONE,   /* LOAD with a queue: answered, skep_load_end() has yet to ask */
 	CALL_GIVING, /* holds an ABORT that found no room in the ring yet */
 	CALL_GIVEN,  /* an ABORT on its way; free once the daemon has read it */
 };
@@ -66,8 +67,10 @@ struct call {
 	uint8_t state;
 	bool statuses_in_place; /* a commit whose one completion stands for all its parts */
 	uint16_t op;
-	uint16_t part; /* RESERVE: to give back what comes too late */
-	uint32_t cell; /* LOAD: the pin cell that the daemon fills */
+	uint16_t part;	/* RESERVE: to give back what comes too late */
+	uint16_t queue; /* LOAD: where its event goes, from 1; 0: somebody waits, or a prefetch */
+	uint32_t cell;	/* LOAD: the pin cell that the daemon fills, or 0 */
+	int32_t status; /* LOAD, done: the answer */
 	uint32_t tag;
 	uint32_t at, bytes;
 	uint32_t count;
@@ -461,6 +464,14 @@ void queues_reap(struct skep *session);
 /* The daemon's eventfd for queue @index (from 0). Return: 0 or negative. */
 int queue_fd_ask(struct attachment *a, unsigned index, const struct local_wait *wait,
 	uint64_t deadline_ns, int *fd);
+
+/* Is an event of @tag still to come? */
+bool queue_awaits(struct skep_queue *queue, uint32_t tag);
+
+/* A LOAD was answered. Frees it where nobody asks for it any more. */
+void load_done(struct attachment *a, struct call *call, int status);
+/* Queue @queue (from 1) is destroyed: its loads are cancelled and what they brought is let go. */
+void loads_forget(struct skep *session, uint16_t queue);
 
 static inline unsigned queue_room(const struct skep_queue *queue)
 {

@@ -145,6 +145,11 @@ static void queue_drain(struct skep_queue *queue)
 			commit_done(queue, a, call, &completion);
 			continue;
 		}
+		if (call && call->op == SUBMIT_LOAD) {
+			cell_complete(queue, cell_find(queue, call->tag, 0), completion.status);
+			load_done(a, call, completion.status);
+			continue;
+		}
 		/* A wait, or one part of a commit that a mover sums. */
 		cell_complete(queue, cell_find(queue, completion.tag, call ? completion.value : 0),
 			completion.status);
@@ -153,6 +158,13 @@ static void queue_drain(struct skep_queue *queue)
 	}
 	if (got < 0)
 		call_nonsense(queue->session);
+}
+
+bool queue_awaits(struct skep_queue *queue, uint32_t tag)
+{
+	struct cell *cell = queue ? cell_find(queue, tag, 0) : NULL;
+
+	return cell && cell->state == CELL_PENDING;
 }
 
 void queues_drain(struct skep *session)
@@ -336,8 +348,10 @@ void skep_queue_destroy(struct skep_queue *queue)
 
 	if (session_enter(session))
 		return;
-	if (!session_away(session))
+	if (!session_away(session)) {
+		loads_forget(session, (uint16_t)(queue->index + 1));
 		queue_cancel(session, queue);
+	}
 	pthread_mutex_lock(&session->lock);
 	close(queue->epoll_fd);
 	queue->epoll_fd = -1;

@@ -183,7 +183,7 @@ void play_close(struct play *play);
  */
 void play_restart(struct play *play, bool cut);
 
-/* Loads the chain's start by cell 0, looks at every byte, releases. Return: the load's answer. */
+/* Loads the chain's start by cell 1, looks at every byte, releases. Return: the load's answer. */
 int32_t play_load_now(
 	struct play *play, unsigned client, const struct play_chain *chain, uint32_t count);
 

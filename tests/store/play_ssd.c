@@ -55,7 +55,7 @@ void play_loaded_holds(const struct sim_client *client, const struct play_chain 
 int32_t play_load_now(
 	struct play *play, unsigned client, const struct play_chain *chain, uint32_t count)
 {
-	struct play_load load = {.count = count, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = count, .cell = 1, .deadline_ns = CLOCK_NEVER};
 	struct completion done;
 
 	play_load(&play->clients[client], chain, &load);

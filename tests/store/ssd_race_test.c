@@ -209,7 +209,7 @@ static void a_block_is_not_evicted_while_it_is_moved(void)
 
 static void a_block_is_loaded_while_it_is_moved(void)
 {
-	struct play_load load = {.count = 5, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 5, .cell = 1, .deadline_ns = CLOCK_NEVER};
 
 	moving(1);
 	demote_all();
@@ -221,13 +221,13 @@ static void a_block_is_loaded_while_it_is_moved(void)
 	sim_settle(&play.sim);
 	REQUIRE_EQ(play_take(&play, 0).status, 5);
 	play_loaded_holds(&play.clients[0], &chain, &load);
-	pin_clear(&sim_pins(&play.clients[0])[0]);
+	pin_clear(&sim_pins(&play.clients[0])[1]);
 	ends_well(5);
 }
 
 static void a_block_is_moved_and_removed_while_it_is_loaded(void)
 {
-	struct play_load load = {.count = 5, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 5, .cell = 1, .deadline_ns = CLOCK_NEVER};
 
 	moving(1);
 	demote_all();
@@ -239,7 +239,7 @@ static void a_block_is_moved_and_removed_while_it_is_loaded(void)
 	REQUIRE_EQ(play_take(&play, 0).status, 2);
 	load.count = 2;
 	play_loaded_holds(&play.clients[0], &chain, &load);
-	pin_clear(&sim_pins(&play.clients[0])[0]);
+	pin_clear(&sim_pins(&play.clients[0])[1]);
 	ends_well(2);
 }
 
@@ -305,7 +305,7 @@ static void a_block_whose_record_was_lost_is_not_shed_while_it_is_moved(void)
 static void a_block_is_removed_while_it_is_loaded(void)
 {
 	for (unsigned parent = 0; parent < 3; parent++) {
-		struct play_load load = {.count = 5, .deadline_ns = CLOCK_NEVER};
+		struct play_load load = {.count = 5, .cell = 1, .deadline_ns = CLOCK_NEVER};
 
 		moving(1);
 		demote_all();
@@ -322,7 +322,7 @@ static void a_block_is_removed_while_it_is_loaded(void)
 			REQUIRE_EQ(play_take(&play, i).status, parent ? (int)parent : -ENOENT);
 			if (parent)
 				play_loaded_holds(&play.clients[i], &chain, &load);
-			pin_clear(&sim_pins(&play.clients[i])[0]);
+			pin_clear(&sim_pins(&play.clients[i])[1]);
 		}
 		ends_well(parent == 2 ? 4 : parent);
 	}
@@ -331,7 +331,7 @@ static void a_block_is_removed_while_it_is_loaded(void)
 /* The first blocks of the run have come, the load waits for the last: then the second goes. */
 static void a_block_that_came_is_removed_while_the_load_goes_on(void)
 {
-	struct play_load load = {.count = 5, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 5, .cell = 1, .deadline_ns = CLOCK_NEVER};
 
 	moving(1);
 	demote_all();
@@ -347,13 +347,13 @@ static void a_block_that_came_is_removed_while_the_load_goes_on(void)
 	REQUIRE_EQ(play_take(&play, 1).status, 1);
 	load.count = 1;
 	play_loaded_holds(&play.clients[1], &chain, &load);
-	pin_clear(&sim_pins(&play.clients[1])[0]);
+	pin_clear(&sim_pins(&play.clients[1])[1]);
 	ends_well(1);
 }
 
 static void the_device_of_a_block_fails_while_it_is_loaded(void)
 {
-	struct play_load load = {.count = 5, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 5, .cell = 1, .deadline_ns = CLOCK_NEVER};
 	unsigned device;
 
 	moving(2);

@@ -187,7 +187,7 @@ static void a_run_with_gaps_is_loaded_whole(void)
 
 static void a_load_whose_deadline_passes_brings_what_is_there(void)
 {
-	struct play_load load = {.count = 4};
+	struct play_load load = {.count = 4, .cell = 1};
 
 	scene(20, 1);
 	play_chain(&play, &chain, nine);
@@ -198,7 +198,7 @@ static void a_load_whose_deadline_passes_brings_what_is_there(void)
 	sim_run(&play.sim);
 	play_later(&play, NS_PER_MS);
 	REQUIRE_EQ(play_take(&play, 0).status, -ETIMEDOUT);
-	REQUIRE_EQ(atomic_load(&sim_pins(&play.clients[0])[0].generation), 0);
+	REQUIRE_EQ(atomic_load(&sim_pins(&play.clients[0])[1].generation), 0);
 	play_books_agree(play.realm);
 	sim_settle(&play.sim); /* what was read is kept all the same */
 	REQUIRE_EQ(at(3), PLAY_DRAM);
@@ -217,7 +217,7 @@ static void a_load_whose_deadline_passes_brings_what_is_there(void)
 
 static void a_load_ends_with_its_session(void)
 {
-	struct play_load load = {.count = 4, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 4, .cell = 1, .deadline_ns = CLOCK_NEVER};
 
 	scene(20, 2);
 	play_chain(&play, &chain, nine);
@@ -236,7 +236,7 @@ static void a_load_ends_with_its_session(void)
 
 static void two_loads_of_a_block_read_it_once(void)
 {
-	struct play_load load = {.count = 4, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 4, .cell = 1, .deadline_ns = CLOCK_NEVER};
 	uint64_t bytes;
 
 	scene(20, 2);
@@ -253,7 +253,7 @@ static void two_loads_of_a_block_read_it_once(void)
 	}
 	REQUIRE_EQ(memory_devices_counts(play.sim.devices).read_bytes - bytes, 4 * BLOCK);
 	/* One pin is enough. */
-	pin_clear(&sim_pins(&play.clients[0])[0]);
+	pin_clear(&sim_pins(&play.clients[0])[1]);
 	REQUIRE_EQ(evict_bytes(play.realm, UINT64_MAX), 0);
 	play_close(&play);
 }
@@ -297,7 +297,7 @@ static void a_load_larger_than_its_share_brings_the_leading_part(void)
 /* The first block of the run waits in DRAM for a frame for the second, which is being written. */
 static void what_a_load_needs_is_held_meanwhile(void)
 {
-	struct play_load load = {.count = 2, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 2, .cell = 1, .deadline_ns = CLOCK_NEVER};
 
 	scene(2, 1);
 	play_chain(&play, &chain, nine);
@@ -320,7 +320,7 @@ static void what_a_load_needs_is_held_meanwhile(void)
 
 static void a_load_of_what_is_no_run_is_refused(void)
 {
-	struct play_load load = {.count = 2, .deadline_ns = CLOCK_NEVER};
+	struct play_load load = {.count = 2, .cell = 1, .deadline_ns = CLOCK_NEVER};
 	struct load_part *parts;
 
 	scene(8, 1);
@@ -334,7 +334,7 @@ static void a_load_of_what_is_no_run_is_refused(void)
 		&play.realm->index.entries[play_slot(&play.clients[0], &chain, 2)].name_generation);
 	sim_settle(&play.sim);
 	REQUIRE_EQ(play_take(&play, 0).status, 1);
-	pin_clear(&sim_pins(&play.clients[0])[0]);
+	pin_clear(&sim_pins(&play.clients[0])[1]);
 	play_chain(&play, &other, (const uint32_t[]){7, 8, 0});
 	play_load(&play.clients[0], &other, &load);
 	sim_settle(&play.sim);

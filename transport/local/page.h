@@ -75,7 +75,7 @@ enum submission_op {
 	SUBMIT_COMMIT,	   /* parts are written; details in the scratch */
 	SUBMIT_ABORT,	   /* reserved parts given back; details in the scratch */
 	SUBMIT_WAIT,	   /* tell when a pending block is present */
-	SUBMIT_CANCEL,	   /* end a wait: its completion comes at once (-ECANCELED) */
+	SUBMIT_CANCEL,	   /* end a wait (-ECANCELED) or a load (what is there): answered at once */
 	SUBMIT_HINT,	   /* soft weight of a chain */
 	SUBMIT_QUARANTINE, /* a copy found wrong bytes */
 	SUBMIT_EXPLAIN,	   /* why a chain is matched no further; details in the scratch */
@@ -176,7 +176,7 @@ enum commit_sums { COMMIT_SUMS_GIVEN = 0, COMMIT_SUMS_MOVER = 1 };
  * SUBMIT_LOAD: @count of these, a run of one chain, parent before child. Those that are not in DRAM
  * are brought there. One completion: status = the leading count that is in DRAM, named by the pin
  * cell given in @u.other.kind (its owner must not touch the cell meanwhile), else negative and the
- * cell is free.
+ * cell is free. Cell 0 is none: nothing is pinned.
  */
 struct load_part {
 	uint32_t slot;

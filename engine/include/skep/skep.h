@@ -451,6 +451,15 @@ SKEP_API int skep_pin_refs(
 SKEP_API void skep_release(struct skep *session, struct skep_pin *pin);
 
 /**
+ * enum skep_load_flag - how a run is loaded
+ * @SKEP_LOAD_PREFETCH: a hint: start to bring the run in and return at once; nothing is pinned, no
+ *	event comes. @handle serves to cancel it.
+ */
+enum skep_load_flag {
+	SKEP_LOAD_PREFETCH = 1,
+};
+
+/**
  * struct skep_load - have a run in DRAM
  * @struct_bytes: sizeof(struct skep_load)
  * @chain: the chain
@@ -460,6 +469,11 @@ SKEP_API void skep_release(struct skep *session, struct skep_pin *pin);
  * @refs: room for @refs_max references, or NULL
  * @refs_max: references that fit
  * @deadline_ns: then what is there by then is the answer
+ * @flags: of enum skep_load_flag
+ * @queue: NULL = wait here; else skep_load() returns at once, one event comes by the deadline, and
+ *	skep_load_end() gives the results
+ * @user: comes back with the event
+ * @handle: out, of a load with a queue or a prefetch; for skep_load_end() and skep_load_cancel()
  * @loaded: out, leading blocks that are in DRAM now, all of them held by @pin
  * @reason: out, why it is not all that was asked for (as of struct skep_match)
  * @pin: out; release it with skep_release()
@@ -475,6 +489,10 @@ struct skep_load {
 	uint64_t deadline_ns;
 	uint32_t reason;
 	struct skep_pin pin;
+	uint32_t flags;
+	struct skep_queue *queue;
+	uint64_t user;
+	uint64_t handle;
 };
 
 /**
@@ -488,9 +506,35 @@ struct skep_load {
  *
  * Return: 0 (@load says how much is there; a miss is 0); -EAGAIN (the daemon has too many loads, or
  * everything is pinned), -EMFILE (no free pin), SKEP_EDOWN, -ETIMEDOUT (not even one block),
- * -EINVAL.
+ * -EINVAL. With a queue: 0 = exactly one event comes, with @first as its block and 0 or one of
+ * these as its status; negative = none does.
  */
 SKEP_API int skep_load(struct skep *session, struct skep_load *load);
+
+/**
+ * skep_load_end() - the results of a load with a queue, once its event has come
+ * @session: the session
+ * @load: as it was given to skep_load(), @handle included; @refs and @refs_max may be others, and
+ *	@chain is not looked at. @loaded, @reason and @pin are set.
+ *
+ * Once for each load, also when the event said that it failed. Never waits.
+ *
+ * Return: as skep_load(); -EAGAIN (the event has not come), -ENOENT (no such load, or one that has
+ * ended).
+ */
+SKEP_API int skep_load_end(struct skep *session, struct skep_load *load);
+
+/**
+ * skep_load_cancel() - ask for no more of a load or a prefetch
+ * @session: the session
+ * @handle: from struct skep_load; one that has ended is nothing
+ *
+ * The event of a load with a queue comes at once, with what was there; skep_load_end() as ever.
+ * Blocks on their way are published when they come, but nothing waits for them. Never waits.
+ *
+ * Return: 0; -EAGAIN (the daemon is behind: again), SKEP_EDOWN.
+ */
+SKEP_API int skep_load_cancel(struct skep *session, uint64_t handle);
 
 /**
  * struct skep_view - the bytes of one part where they lie

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Loads from the ssd that nobody stands and waits for: every one that was submitted with a queue
+ * completes exactly once and in time, whether its blocks come, it is cancelled, its queue goes or
+ * the daemon dies; a prefetch brings blocks and holds nothing.
+ *
+ *	load_test [STORIES] [--seed N]
+ */
+#include <errno.h>
+#include <poll.h>
+
+#include "tests/node/user.h"
+
+enum {
+	DRAM_BYTES = 16 << 20,
+	PART_BYTES = 64 << 10,
+	BLOCKS = 8,
+	STORIES = 80, /* two and a half times the pool */
+	FLIGHT = 12,  /* loads at a time */
+	ROUNDS = 8,
+};
+
+#define SSD_BYTES (192ull << 20)
+
+static const struct shape shape = {
+	.space = "load", .block_tokens = 16, .parts = 1, .ranges = 2, .part_bytes = PART_BYTES};
+
+static struct daemon keeper;
+
+static void put_all(struct user *user)
+{
+	for (uint64_t i = 0; i < harness_count; i++) {
+		struct story story = story_open(user, i, BLOCKS);
+		struct putting what = {.count = BLOCKS, .deadline_ns = skep_deadline_ms(20000)};
+
+		REQUIRE_EQ(story_put(user, &story, &what).status, 0);
+		story_close(&story);
+	}
+	REQUIRE_EQ(skep_sync(user->space, skep_deadline_ms(20000)), 0);
+}
+
+/* --------------------------------------------------------------------------------- in flight */
+
+struct flight {
+	struct story story;
+	struct skep_load load;
+	struct skep_ref refs[BLOCKS];
+	bool submitted, event;
+	int status;
+};
+
+static int submit(
+	struct user *user, struct skep_queue *queue, struct flight *flight, uint64_t number)
+{
+	int status;
+
+	*flight = (struct flight){.story = story_open(user, number, BLOCKS)};
+	flight->load = (struct skep_load){.struct_bytes = sizeof(flight->load),
+		.chain = flight->story.chain,
+		.refs = flight->refs,
+		.refs_max = BLOCKS,
+		.queue = queue,
+		.user = (uint64_t)(uintptr_t)flight,
+		.deadline_ns = skep_deadline_ms(5000 * harness_slower())};
+	status = skep_load(user->session, &flight->load);
+	flight->submitted = status == 0;
+	REQUIRE(!flight->submitted || flight->load.handle);
+	REQUIRE_EQ(flight->load.loaded, 0);
+	return status;
+}
+
+/* Takes events until each load of @flights that was submitted has had its own. */
+static void land(struct skep_queue *queue, struct flight *flights, unsigned count)
+{
+	struct pollfd ready = {.fd = skep_queue_fd(queue), .events = POLLIN};
+	unsigned left = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		left += flights[i].submitted;
+	while (left) {
+		struct skep_event events[FLIGHT];
+		int taken;
+
+		REQUIRE(poll(&ready, 1, 10000 * (int)harness_slower()) == 1);
+		taken = skep_queue_take(queue, events, FLIGHT);
+		REQUIRE(taken >= 0 && (unsigned)taken <= left);
+		left -= (unsigned)taken;
+		for (int i = 0; i < taken; i++) {
+			struct flight *flight = (struct flight *)(uintptr_t)events[i].user;
+
+			REQUIRE(flight >= flights && flight < flights + count);
+			REQUIRE(flight->submitted && !flight->event);
+			flight->event = true;
+			flight->status = events[i].status;
+		}
+	}
+	/* Readable it may still be: the daemon writes the descriptor after the ring. */
+	REQUIRE_EQ(skep_queue_take(queue, &(struct skep_event){0}, 1), 0);
+}
+
+/* Return: blocks had. Every byte is looked at. */
+static uint32_t unload(struct user *user, struct flight *flight)
+{
+	int status = skep_load_end(user->session, &flight->load);
+	uint32_t loaded = flight->load.loaded;
+
+	REQUIRE(flight->event == flight->submitted);
+	if (status == 0) {
+		story_check(user, &flight->story, flight->refs, 0, loaded);
+		REQUIRE_EQ(loaded > 0, flight->load.pin.cell > 0);
+	} else {
+		REQUIRE_EQ(loaded, 0);
+	}
+	skep_release(user->session, &flight->load.pin);
+	/* It has ended. */
+	REQUIRE(skep_load_end(user->session, &flight->load) < 0);
+	story_close(&flight->story);
+	return loaded;
+}
+
+static void loads_complete_once(struct user *user, struct skep_queue *queue)
+{
+	struct flight flights[FLIGHT];
+	uint64_t number = 0;
+
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		for (unsigned i = 0; i < FLIGHT; i++, number++)
+			REQUIRE_EQ(submit(user, queue, &flights[i], number % harness_count), 0);
+		land(queue, flights, FLIGHT);
+		for (unsigned i = 0; i < FLIGHT; i++) {
+			REQUIRE_EQ(flights[i].status, 0);
+			REQUIRE_EQ(unload(user, &flights[i]), BLOCKS);
+		}
+	}
+	user_wait_idle(user);
+}
+
+static void results_wait_for_the_event(struct user *user, struct skep_queue *queue)
+{
+	struct flight flight;
+	struct skep_load none = {.struct_bytes = sizeof(none)};
+	int status;
+
+	REQUIRE_EQ(skep_load_end(user->session, &none), -ENOENT);
+	REQUIRE_EQ(submit(user, queue, &flight, 0), 0);
+	do
+		status = skep_load_end(user->session, &flight.load);
+	while (status == -EAGAIN);
+	REQUIRE_EQ(status, 0);
+	REQUIRE_EQ(flight.load.loaded, BLOCKS);
+	skep_release(user->session, &flight.load.pin);
+	land(queue, &flight, 1); /* the event comes all the same */
+	story_close(&flight.story);
+}
+
+static void cancelled_loads_end_at_once(struct user *user, struct skep_queue *queue)
+{
+	struct flight flights[FLIGHT];
+	uint32_t had = 0;
+
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		for (unsigned i = 0; i < FLIGHT; i++)
+			REQUIRE_EQ(submit(user, queue, &flights[i],
+					   (round * FLIGHT + i) % harness_count),
+				0);
+		for (unsigned i = 0; i < FLIGHT; i++)
+			REQUIRE_EQ(skep_load_cancel(user->session, flights[i].load.handle), 0);
+		land(queue, flights, FLIGHT);
+		for (unsigned i = 0; i < FLIGHT; i++) {
+			REQUIRE(flights[i].status == 0 || flights[i].status == -ECANCELED);
+			had += unload(user, &flights[i]);
+			REQUIRE_EQ(skep_load_cancel(user->session, flights[i].load.handle), 0);
+		}
+	}
+	printf("cancelled: %u of %u blocks were had\n", had, ROUNDS * FLIGHT * BLOCKS);
+	REQUIRE(had < ROUNDS * FLIGHT * BLOCKS);
+	user_wait_idle(user);
+}
+
+static void a_deadline_that_has_passed(struct user *user, struct skep_queue *queue)
+{
+	struct flight flight = {.story = story_open(user, harness_count / 2, BLOCKS)};
+
+	flight.load = (struct skep_load){.struct_bytes = sizeof(flight.load),
+		.chain = flight.story.chain,
+		.refs = flight.refs,
+		.refs_max = BLOCKS,
+		.queue = queue,
+		.user = (uint64_t)(uintptr_t)&flight,
+		.deadline_ns = 1};
+	REQUIRE_EQ(skep_load(user->session, &flight.load), 0);
+	flight.submitted = true;
+	land(queue, &flight, 1);
+	REQUIRE(flight.status == 0 || flight.status == -ETIMEDOUT);
+	unload(user, &flight);
+	user_wait_idle(user);
+}
+
+static uint32_t in_dram(struct user *user, const struct story *story)
+{
+	struct skep_ref refs[USER_BLOCKS_MAX];
+
+	return story_match(user, story, SKEP_MATCH_PEEK, refs).matched;
+}
+
+static void a_prefetch_holds_nothing(struct user *user)
+{
+	uint64_t until = clock_ns() + 10 * NS_PER_S * harness_slower();
+	unsigned brought = 0;
+
+	for (uint64_t i = 0; i < harness_count / 4; i++) {
+		struct story story = story_open(user, i, BLOCKS);
+		struct skep_load load = {.struct_bytes = sizeof(load),
+			.chain = story.chain,
+			.flags = SKEP_LOAD_PREFETCH,
+			.deadline_ns = skep_deadline_ms(5000 * harness_slower())};
+
+		if (in_dram(user, &story) < BLOCKS) {
+			REQUIRE_EQ(skep_load(user->session, &load), 0);
+			REQUIRE(load.handle && !load.pin.cell);
+			while (in_dram(user, &story) < BLOCKS) {
+				REQUIRE(clock_ns() < until);
+				usleep(200);
+			}
+			brought++;
+		}
+		REQUIRE_EQ(skep_load_cancel(user->session, load.handle), 0);
+		story_close(&story);
+	}
+	REQUIRE(brought > 0);
+	REQUIRE_EQ(user_stats(user).pins, 0);
+}
+
+static void a_queue_goes_with_its_loads(struct user *user)
+{
+	struct flight flights[FLIGHT];
+
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		struct skep_queue *queue;
+
+		REQUIRE_EQ(skep_queue_create(user->session, &queue), 0);
+		for (unsigned i = 0; i < FLIGHT; i++)
+			REQUIRE_EQ(submit(user, queue, &flights[i],
+					   (round * FLIGHT + i) % harness_count),
+				0);
+		if (round % 2)
+			usleep(2000); /* some are there, and nobody has asked for them */
+		skep_queue_destroy(queue);
+		for (unsigned i = 0; i < FLIGHT; i++)
+			story_close(&flights[i].story);
+	}
+	user_wait_idle(user);
+}
+
+static void what_makes_no_sense_is_refused(struct user *user, struct skep_queue *queue)
+{
+	struct story story = story_open(user, 0, BLOCKS);
+	struct story nobody = story_open(user, 1000000, BLOCKS);
+	struct skep_load load = {.struct_bytes = sizeof(load), .chain = story.chain, .flags = 2};
+
+	REQUIRE_EQ(skep_load(user->session, &load), -EINVAL);
+	load.flags = SKEP_LOAD_PREFETCH;
+	load.queue = queue; /* a prefetch has no event */
+	REQUIRE_EQ(skep_load(user->session, &load), -EINVAL);
+	load.flags = 0;
+	load.chain = nobody.chain;
+	REQUIRE_EQ(skep_load(user->session, &load), -ENOENT);
+	REQUIRE_EQ(skep_load_cancel(user->session, 0), 0);
+	REQUIRE_EQ(skep_load_cancel(user->session, UINT64_MAX), 0);
+	story_close(&story);
+	story_close(&nobody);
+}
+
+static void the_daemon_dies(struct user *user, struct skep_queue *queue)
+{
+	struct flight flights[FLIGHT];
+
+	for (unsigned i = 0; i < FLIGHT; i++)
+		REQUIRE_EQ(submit(user, queue, &flights[i], i), 0);
+	daemon_kill(&keeper);
+	land(queue, flights, FLIGHT);
+	for (unsigned i = 0; i < FLIGHT; i++) {
+		REQUIRE(flights[i].status == 0 || flights[i].status == SKEP_EDOWN);
+		unload(user, &flights[i]);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct skep_queue *queue;
+	struct user user;
+
+	harness_begin(&(struct harness_options){
+		.argc = argc, .argv = argv, .seconds = 30, .count = STORIES});
+	daemon_init(&keeper, (struct daemon_size){.dram_bytes = DRAM_BYTES, .blocks = 8192});
+	keeper.realms[0].ssd_bytes = SSD_BYTES;
+	daemon_ssd_add(&keeper, "ssd", SSD_BYTES + (16 << 20));
+	daemon_start(&keeper);
+	user_open(&user, keeper.config.socket_path, &shape);
+	REQUIRE_EQ(skep_queue_create(user.session, &queue), 0);
+	put_all(&user);
+	what_makes_no_sense_is_refused(&user, queue);
+	loads_complete_once(&user, queue);
+	results_wait_for_the_event(&user, queue);
+	cancelled_loads_end_at_once(&user, queue);
+	a_deadline_that_has_passed(&user, queue);
+	a_prefetch_holds_nothing(&user);
+	a_queue_goes_with_its_loads(&user);
+	loads_complete_once(&user, queue);
+	the_daemon_dies(&user, queue);
+	skep_queue_destroy(queue);
+	user_close(&user);
+	return 0;
+}
