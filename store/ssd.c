@@ -364,6 +364,7 @@ void ssd_dirty(struct realm *realm, uint32_t slot)
 {
 	realm->index.slots[slot].epoch = realm->ssd.epoch;
 	realm->ssd.unwritten[realm->ssd.epoch % SYNC_EPOCHS]++;
+	realm->ssd.dirtied++;
 	lru_dirty(realm, slot);
 }
 
@@ -395,6 +396,7 @@ static void ssd_dirty_again(struct realm *realm, uint32_t slot)
 		ssd->epoch_oldest = epoch;
 	realm->index.slots[slot].epoch = epoch;
 	ssd->unwritten[epoch % SYNC_EPOCHS]++;
+	ssd->dirtied++;
 	lru_dirty(realm, slot);
 }
 
@@ -587,6 +589,8 @@ int ssd_realm_create(struct realm *realm)
 		ssd->jobs[i].realm = realm;
 		list_append(&ssd->jobs_free, &ssd->jobs[i].link);
 	}
+	ssd->mark.realm = realm;
+	ssd->dirtied = 1; /* what is recovered is to be marked too */
 	for (unsigned i = 0; i < SYNCS_MAX; i++) {
 		ssd->syncs[i].realm = realm;
 		list_append(&ssd->syncs_free, &ssd->syncs[i].link);

@@ -263,6 +263,8 @@ struct sync {
 	struct realm *realm;
 	struct session *session; /* NULL: gone, but the log still knows of it */
 	uint64_t deadline_ns;
+	uint64_t mark_ns; /* of the realm's own sync: what it will tell sessions; else 0 */
+	uint64_t dirtied; /* … and ssd.dirtied at its beginning */
 	struct ssd_sync log;
 	uint32_t tag;
 	uint16_t queue;
@@ -295,6 +297,13 @@ struct realm_ssd {
 	 */
 	uint64_t unwritten[SYNC_EPOCHS];
 	uint16_t epoch, epoch_oldest;
+	/*
+	 * The durable mark: a sync of the realm itself, when something was published since the
+	 * last one, at most every MARK_NS. @dirtied counts blocks that were to be written.
+	 */
+	struct sync mark;
+	bool mark_live;
+	uint64_t dirtied, marked, marked_ns, mark_next_ns;
 	uint32_t segment_units; /* no record is as large */
 	uint64_t blocks;	/* that have a record */
 	uint64_t live_units;	/* of these records and of those on their way */

@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sessions that wait until all that was published before is durable: its blocks are written, then
- * the log makes their tables durable, then the ledger what was told of dead records.
+ * the log makes their tables durable, then the ledger what was told of dead records. Once in a
+ * while the realm syncs by itself and tells its sessions: the durable mark.
  */
 #include <errno.h>
 
 #include "base/bits.h"
 #include "store/store_priv.h"
 
+#define MARK_NS NS_PER_S
+
 static void sync_free(struct sync *sync)
 {
 	list_remove(&sync->link);
-	list_append(&sync->realm->ssd.syncs_free, &sync->link);
+	if (sync->mark_ns)
+		sync->realm->ssd.mark_live = false;
+	else
+		list_append(&sync->realm->ssd.syncs_free, &sync->link);
 }
 
 /* Is it known to the log or the ledger, which will call back? */
@@ -20,12 +26,23 @@ static bool sync_is_away(const struct sync *sync)
 	return sync->stage == SYNC_LOG || sync->stage == SYNC_LEDGER;
 }
 
+static void mark_tell(struct realm *realm, uint64_t mark_ns)
+{
+	realm->ssd.marked_ns = mark_ns;
+	list_each (node, &realm->sessions)
+		page_end_durable(&list_item(node, struct session, of_realm)->page, mark_ns);
+}
+
 static void sync_finish(struct sync *sync, int status)
 {
 	struct session *session = sync->session;
 	uint32_t tag = sync->tag;
 	uint16_t queue = sync->queue;
 
+	if (sync->mark_ns && status == 0) {
+		sync->realm->ssd.marked = sync->dirtied;
+		mark_tell(sync->realm, sync->mark_ns);
+	}
 	sync->session = NULL;
 	if (!sync_is_away(sync))
 		sync_free(sync);
@@ -110,6 +127,20 @@ void syncs_pump(struct realm *realm)
 	}
 }
 
+static bool epochs_left(const struct realm *realm)
+{
+	return (uint16_t)(realm->ssd.epoch - realm->ssd.epoch_oldest) < SYNC_EPOCHS - 1;
+}
+
+static void sync_begin(struct sync *sync)
+{
+	struct realm *realm = sync->realm;
+
+	sync->stage = SYNC_WRITING;
+	sync->epoch = realm->ssd.epoch++;
+	list_append(&realm->ssd.syncs_live, &sync->link);
+}
+
 int sync_submit(struct session *session, const struct submission *message)
 {
 	struct realm *realm = session->realm;
@@ -118,8 +149,7 @@ int sync_submit(struct session *session, const struct submission *message)
 
 	if (!realm->ssd.log || realm->ssd.down)
 		status = realm->ssd.log ? -EIO : -ENOTSUP;
-	else if (list_empty(&realm->ssd.syncs_free) ||
-		 (uint16_t)(realm->ssd.epoch - realm->ssd.epoch_oldest) >= SYNC_EPOCHS - 1)
+	else if (list_empty(&realm->ssd.syncs_free) || !epochs_left(realm))
 		status = -EAGAIN;
 	if (status < 0) {
 		session_complete(session, message->queue, message->tag, status, 0);
@@ -131,10 +161,32 @@ int sync_submit(struct session *session, const struct submission *message)
 	sync->deadline_ns = message->deadline_ns;
 	sync->tag = message->tag;
 	sync->queue = message->queue;
-	sync->stage = SYNC_WRITING;
-	sync->epoch = realm->ssd.epoch++;
-	list_append(&realm->ssd.syncs_live, &sync->link);
+	sync_begin(sync);
 	return 0;
+}
+
+/* When it is time for the next mark. Return: when to look again. */
+static uint64_t mark_tick(struct realm *realm)
+{
+	struct realm_ssd *ssd = &realm->ssd;
+	uint64_t now = realm->keeper->now_ns;
+
+	if (!ssd->log || ssd->mark_live || list_empty(&realm->sessions))
+		return CLOCK_NEVER;
+	if (!ssd->mark_next_ns)
+		ssd->mark_next_ns = now + MARK_NS;
+	if (now < ssd->mark_next_ns)
+		return ssd->mark_next_ns;
+	ssd->mark_next_ns = now + MARK_NS;
+	if (ssd->dirtied == ssd->marked) {
+		mark_tell(realm, now);
+	} else if (!ssd->down && epochs_left(realm)) {
+		ssd->mark = (struct sync){.realm = realm, .mark_ns = now, .dirtied = ssd->dirtied};
+		ssd->mark_live = true;
+		sync_begin(&ssd->mark);
+		syncs_pump(realm);
+	}
+	return ssd->mark_next_ns;
 }
 
 void sync_session_gone(struct session *session)
@@ -152,7 +204,7 @@ void sync_session_gone(struct session *session)
 
 uint64_t sync_tick(struct realm *realm)
 {
-	uint64_t now = realm->keeper->now_ns, next = CLOCK_NEVER;
+	uint64_t now = realm->keeper->now_ns, next = mark_tick(realm);
 
 	list_each (node, &realm->ssd.syncs_live) {
 		struct sync *sync = list_item(node, struct sync, link);

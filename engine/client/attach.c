@@ -168,6 +168,7 @@ int attachment_create(const struct attach_input *input, struct attachment **out)
 		return status;
 	}
 	a->incarnation = welcome.answer.incarnation;
+	a->born_ns = clock_ns();
 	a->pins = a->local.pins;
 	a->pins_used = PIN_CELL_COPY + 1;
 	atomic_store_explicit(&a->local.page->pins_used, a->pins_used, memory_order_release);

@@ -89,6 +89,7 @@ struct attachment {
 	uint32_t epoch;
 	bool gone; /* unmapped; session lock */
 	uint64_t incarnation;
+	uint64_t born_ns; /* when it could first be used */
 	struct index_view index;
 	uint8_t *pool;
 	uint64_t pool_bytes;

@@ -385,3 +385,22 @@ int skep_sync(struct skep_space *space, uint64_t deadline_ns)
 	session_exit(space->session);
 	return status;
 }
+
+int skep_durable(struct skep *session, uint64_t at_ns)
+{
+	const struct attachment *a;
+	int status = session_enter(session);
+
+	if (status)
+		return status;
+	a = session->current;
+	if (session_away(session))
+		status = SKEP_STATUS_EDOWN;
+	else if (at_ns < a->born_ns)
+		status = -ESTALE;
+	else
+		status = atomic_load_explicit(&a->local.page->durable_ns, memory_order_acquire) >=
+			 at_ns;
+	session_exit(session);
+	return status;
+}

@@ -18,6 +18,7 @@ enum {
 	STORIES = 80, /* two and a half times the pool */
 	FLIGHT = 12,  /* loads at a time */
 	ROUNDS = 8,
+	MARKED = 500, /* stories */
 };
 
 #define SSD_BYTES (192ull << 20)
@@ -271,6 +272,51 @@ static void what_makes_no_sense_is_refused(struct user *user, struct skep_queue 
 	story_close(&nobody);
 }
 
+/* Nobody syncs: the daemon says by itself what is durable, and means it. */
+static uint64_t durable_by_itself(struct user *user)
+{
+	uint64_t until = clock_ns() + 10 * NS_PER_S * harness_slower(), at;
+
+	for (uint64_t i = 0; i < 8; i++) {
+		struct story story = story_open(user, MARKED + i, BLOCKS);
+
+		story_put_all(user, &story);
+		story_close(&story);
+	}
+	at = clock_ns();
+	while (skep_durable(user->session, at) == 0) {
+		REQUIRE(clock_ns() < until);
+		usleep(1000);
+	}
+	REQUIRE_EQ(skep_durable(user->session, at), 1);
+	REQUIRE_EQ(skep_durable(user->session, SKEP_FOREVER), 0);
+	return at;
+}
+
+static void the_mark_holds(struct user *user, uint64_t at)
+{
+	uint64_t until = clock_ns() + 10 * NS_PER_S * harness_slower();
+
+	daemon_start(&keeper);
+	while (!skep_attached(user->session)) {
+		REQUIRE(clock_ns() < until);
+		usleep(1000);
+	}
+	REQUIRE_EQ(skep_durable(user->session, at), -ESTALE);
+	for (uint64_t i = 0; i < 8; i++) {
+		struct story story = story_open(user, MARKED + i, BLOCKS);
+
+		while (story_load(user, &story) < BLOCKS) /* the space is looked up again */
+			REQUIRE(clock_ns() < until);
+		story_close(&story);
+	}
+	/* With nothing new to write it goes on all the same. */
+	at = clock_ns();
+	while (skep_durable(user->session, at) == 0)
+		REQUIRE(clock_ns() < until);
+	REQUIRE_EQ(skep_durable(user->session, at), 1);
+}
+
 static void the_daemon_dies(struct user *user, struct skep_queue *queue)
 {
 	struct flight flights[FLIGHT];
@@ -289,6 +335,7 @@ int main(int argc, char **argv)
 {
 	struct skep_queue *queue;
 	struct user user;
+	uint64_t at;
 
 	harness_begin(&(struct harness_options){
 		.argc = argc, .argv = argv, .seconds = 30, .count = STORIES});
@@ -307,7 +354,9 @@ int main(int argc, char **argv)
 	a_prefetch_holds_nothing(&user);
 	a_queue_goes_with_its_loads(&user);
 	loads_complete_once(&user, queue);
+	at = durable_by_itself(&user);
 	the_daemon_dies(&user, queue);
+	the_mark_holds(&user, at);
 	skep_queue_destroy(queue);
 	user_close(&user);
 	return 0;

@@ -99,6 +99,7 @@ static const struct field fields[] = {
 	ROW(page_head, scratch_at),
 	ROW(page_head, scratch_bytes),
 	ROW(page_head, pin_count),
+	ROW(page_head, durable_ns),
 	ROW(page_head, daemon_asleep),
 	ROW(page_head, waiters),
 	ROW(page_head, completed),

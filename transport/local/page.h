@@ -49,7 +49,10 @@ struct page_head {
 	uint32_t submissions_at, completions_at, pins_at, scratch_at;
 	uint32_t scratch_bytes;
 	uint32_t pin_count;
-	uint8_t pad[16];
+	/* Daemon writes (release): all that could be had before this moment (CLOCK_MONOTONIC) is
+	 * durable; 0 = nothing is known to be. */
+	_Atomic uint64_t durable_ns;
+	uint8_t pad[8];
 	/* Daemon writes: 1 = asleep, wake it. Client reads after its push (both fence). */
 	_Atomic uint32_t daemon_asleep;
 	uint32_t pad_asleep[15];

@@ -96,6 +96,14 @@ int page_end_complete(struct page_end *end, unsigned queue, const struct complet
 	return 0;
 }
 
+void page_end_durable(const struct page_end *end, uint64_t durable_ns)
+{
+	struct page_head *head = (struct page_head *)(void *)end->base;
+
+	/* Release pairs with the client's acquire: what is durable was so before. */
+	atomic_store_explicit(&head->durable_ns, durable_ns, memory_order_release);
+}
+
 void *page_end_scratch(const struct page_end *end, uint32_t at, uint64_t bytes)
 {
 	if (at % 8 || at > PAGE_SCRATCH_BYTES || bytes > PAGE_SCRATCH_BYTES - at)

@@ -31,6 +31,9 @@ bool page_end_waiting(const struct page_end *end);
  * more under way than it may. */
 int page_end_complete(struct page_end *end, unsigned queue, const struct completion *completion);
 
+/* Tells the client what is durable (page_head.durable_ns). */
+void page_end_durable(const struct page_end *end, uint64_t durable_ns);
+
 /* @bytes of the scratch at offset @at, or NULL if they do not lie inside or are not 8-aligned. */
 void *page_end_scratch(const struct page_end *end, uint32_t at, uint64_t bytes);
 

@@ -799,6 +799,21 @@ SKEP_API int skep_wait(struct skep *session, const struct skep_wait *wait);
  */
 SKEP_API int skep_sync(struct skep_space *space, uint64_t deadline_ns);
 
+/**
+ * skep_durable() - is what was acknowledged to this session by a moment durable?
+ * @session: the session
+ * @at_ns: of CLOCK_MONOTONIC, read after the acknowledgement
+ *
+ * The durable mark: the daemon makes what was put durable by itself, about once a second, and tells
+ * each session how far it is; this reads it, without a system call. skep_sync() is for who cannot
+ * wait. A realm without an ssd has nothing durable.
+ *
+ * Return: 1: all blocks that could be had at @at_ns survive the end of the daemon; 0: not yet known
+ * to; -ESTALE: the daemon of that moment has ended: what was not durable then is gone, match anew;
+ * SKEP_EDOWN.
+ */
+SKEP_API int skep_durable(struct skep *session, uint64_t at_ns);
+
 /* --------------------------------------------------------------------- hints and insight */
 
 /**
