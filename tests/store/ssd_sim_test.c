@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "tests/store/play.h"
+#include "tests/store/sim_ssd.h"
 #include "tests/store/ssd_model.h"
 
 enum {
@@ -603,6 +604,9 @@ static void restart(void)
 {
 	bool cut = pick(4);
 
+	/* Transfers that still fail may cost a device and what lay there. */
+	if (!cut)
+		sim_ssd_dry(&world.sim);
 	for (unsigned i = 0; i < world.realm_count; i++)
 		model_look(&world.models[i], world.sim.realms[i]);
 	world.counts.cuts++;
