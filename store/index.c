@@ -85,8 +85,10 @@ static int index_arrays_create(struct index *index, uint32_t slots, bool ssd)
 	index->free_slots = memory_calloc(slots, sizeof(uint32_t));
 	if (!index->slots || !index->scan_marks || !index->free_slots)
 		return -ENOMEM;
+	/* Handed out in ascending order, so that large pages take no more than is used. */
+	memory_large_pages(index->slots, slots * sizeof(struct slot));
 	for (uint32_t i = 0; i < slots; i++)
-		index->free_slots[i] = slots - 1 - i; /* handed out in ascending order */
+		index->free_slots[i] = slots - 1 - i;
 	index->free_count = slots;
 	if (ssd) {
 		index->ssd_at = memory_calloc(slots, sizeof(uint32_t));
