@@ -16,103 +16,29 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "store/ledger.h"
 #include "store/node_priv.h"
 #include "tiering/ssd/manifest.h"
 
-enum { KEY_BYTES = 13 };
-
 #define COMMIT_EVERY_NS (20 * NS_PER_MS)
-
-/* A dead record. */
-struct ledger_row {
-	uint64_t sequence;
-	uint32_t unit;
-};
 
 struct ledger {
 	struct node *node;
 	struct manifest *manifest;
 	struct ssd_ledger calls;
 	struct loop_timer timer; /* of the next commit; set while rows wait */
-	/* While the tables are read: all rows, ordered. */
-	struct ledger_row *rows;
-	size_t row_count, row_room;
-	bool made_before; /* the manifest says that it was used before */
-	bool rebuilt;	  /* it was lost, and the devices hold records */
+	struct ledger_rows rows; /* while the tables are read */
+	bool made_before;	 /* the manifest says that it was used before */
+	bool rebuilt;		 /* it was lost, and the devices hold records */
 };
 
-static const char made_key[] = "made";
-
-/* "d", then sequence and unit with the high byte first, so that rows lie in that order. */
-static void key_write(uint8_t key[KEY_BYTES], uint64_t sequence, uint32_t unit)
-{
-	key[0] = 'd';
-	for (unsigned i = 0; i < 8; i++)
-		key[1 + i] = (uint8_t)(sequence >> (56 - 8 * i));
-	for (unsigned i = 0; i < 4; i++)
-		key[9 + i] = (uint8_t)(unit >> (24 - 8 * i));
-}
-
 /* --------------------------------------------------------------------------- at the start */
-
-static int row_take(
-	void *arg, const void *key, size_t key_bytes, const void *value, size_t value_bytes)
-{
-	struct ledger *ledger = arg;
-	const uint8_t *bytes = key;
-	struct ledger_row row = {0, 0};
-
-	(void)value;
-	(void)value_bytes;
-	if (key_bytes != KEY_BYTES)
-		return 0; /* of a later version */
-	for (unsigned i = 0; i < 8; i++)
-		row.sequence = row.sequence << 8 | bytes[1 + i];
-	for (unsigned i = 0; i < 4; i++)
-		row.unit = row.unit << 8 | bytes[9 + i];
-	if (ledger->row_count == ledger->row_room) {
-		size_t room = ledger->row_room ? 2 * ledger->row_room : 4096;
-		struct ledger_row *grown =
-			memory_realloc(ledger->rows, room * sizeof(*ledger->rows));
-
-		if (!grown)
-			return -ENOMEM;
-		ledger->rows = grown;
-		ledger->row_room = room;
-	}
-	ledger->rows[ledger->row_count++] = row;
-	return 0;
-}
-
-static int made_see(
-	void *arg, const void *key, size_t key_bytes, const void *value, size_t value_bytes)
-{
-	struct ledger *ledger = arg;
-
-	(void)key;
-	(void)key_bytes;
-	(void)value;
-	(void)value_bytes;
-	ledger->made_before = true;
-	return 0;
-}
-
-static int row_compare(const void *a, const void *b)
-{
-	const struct ledger_row *one = a, *two = b;
-
-	if (one->sequence != two->sequence)
-		return one->sequence < two->sequence ? -1 : 1;
-	return one->unit < two->unit ? -1 : one->unit > two->unit;
-}
 
 static bool ledger_is_dead(void *arg, uint64_t sequence, uint32_t unit)
 {
 	struct ledger *ledger = arg;
-	struct ledger_row row = {sequence, unit};
 
-	return ledger->row_count &&
-	       bsearch(&row, ledger->rows, ledger->row_count, sizeof(ledger->rows[0]), row_compare);
+	return ledger_rows_have(&ledger->rows, (struct ledger_row){sequence, unit});
 }
 
 /* ------------------------------------------------------------------------------- every day */
@@ -134,9 +60,9 @@ static void commit_soon(struct ledger *ledger)
 static void ledger_dead(void *arg, uint64_t sequence, uint32_t unit)
 {
 	struct ledger *ledger = arg;
-	uint8_t key[KEY_BYTES];
+	uint8_t key[LEDGER_KEY_BYTES];
 
-	key_write(key, sequence, unit);
+	ledger_key_write(key, (struct ledger_row){sequence, unit});
 	/* A row that is lost is counted there: its record may be found again after a crash, whole
 	 * and under its own name. */
 	manifest_put(ledger->manifest, key, sizeof(key), "", 0);
@@ -146,10 +72,10 @@ static void ledger_dead(void *arg, uint64_t sequence, uint32_t unit)
 static void ledger_freed(void *arg, uint64_t sequence)
 {
 	struct ledger *ledger = arg;
-	uint8_t from[KEY_BYTES], to[KEY_BYTES];
+	uint8_t from[LEDGER_KEY_BYTES], to[LEDGER_KEY_BYTES];
 
-	key_write(from, sequence, 0);
-	key_write(to, sequence + 1, 0);
+	ledger_key_write(from, (struct ledger_row){sequence, 0});
+	ledger_key_write(to, (struct ledger_row){sequence + 1, 0});
 	manifest_delete_range(ledger->manifest, from, to, sizeof(from));
 	commit_soon(ledger);
 }
@@ -184,16 +110,6 @@ static int manifest_open_or_renew(
 	return manifest_open(&options, &ledger->manifest, why, why_bytes);
 }
 
-static int rows_read(struct ledger *ledger)
-{
-	int status =
-		manifest_each(ledger->manifest, made_key, sizeof(made_key) - 1, made_see, ledger);
-
-	if (status == 0)
-		status = manifest_each(ledger->manifest, "d", 1, row_take, ledger);
-	return status;
-}
-
 int node_ledger_open(struct node *node, const struct node_config *config,
 	const struct ssd_ledger **out, char *why, size_t why_bytes)
 {
@@ -214,11 +130,12 @@ int node_ledger_open(struct node *node, const struct node_config *config,
 		config->manifest_path ? config->manifest_path : config->ssds[0].path,
 		config->manifest_path ? "" : ".manifest");
 	status = manifest_open_or_renew(ledger, path, config->manifest_bytes, why, why_bytes);
-	if (status == 0 && (status = rows_read(ledger)) < 0)
+	if (status == 0 && (status = ledger_rows_read(ledger->manifest, &ledger->rows)) < 0)
 		snprintf(why, why_bytes, "%s: the manifest cannot be read: %s", path,
 			status_text(status));
 	if (status == 0) {
-		manifest_put(ledger->manifest, made_key, sizeof(made_key) - 1, "", 0);
+		ledger->made_before = ledger->rows.made;
+		ledger_made_put(ledger->manifest);
 		*out = &ledger->calls;
 		return 0;
 	}
@@ -236,9 +153,7 @@ void node_ledger_recovered(struct node *node, uint64_t found)
 
 	if (!ledger)
 		return;
-	memory_free(ledger->rows);
-	ledger->rows = NULL;
-	ledger->row_count = ledger->row_room = 0;
+	ledger_rows_free(&ledger->rows);
 	ledger->rebuilt = !ledger->made_before && found;
 	if (ledger->rebuilt)
 		log_warn("ssd",
@@ -273,7 +188,7 @@ void node_ledger_close(struct node *node)
 	if (ledger->manifest) /* too many under way: the last rows are lost, as by a crash */
 		manifest_commit(ledger->manifest, true, NULL);
 	manifest_close(ledger->manifest);
-	memory_free(ledger->rows);
+	ledger_rows_free(&ledger->rows);
 	memory_free(ledger);
 	node->ledger = NULL;
 }
