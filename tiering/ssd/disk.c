@@ -472,6 +472,7 @@ int disks_create(
 	if (rc)
 		disk_refuse(&why, rc, "no memory for the devices");
 	for (unsigned i = 0; i < options->count && !rc; i++) {
+		disks->each[i].read_only = options->read_only;
 		rc = disk_open(
 			&disks->each[i], &options->paths[i], &disks->io.device_bytes[i], &why);
 		disks->io.device_count += !rc;

@@ -32,6 +32,9 @@ struct disks_options {
 	unsigned plain_threads;	   /* of the plain form; 0 = 4, up to 64 */
 	/* done() is called on the thread of this mailbox's loop. NULL: disks_poll() calls it. */
 	struct mailbox *mailbox;
+	/* Only looked at: nothing is made, reserved or written, and a file that is shorter than
+	 * was said is taken as it is. They are locked all the same. */
+	bool read_only;
 };
 
 struct disks_status {
@@ -49,7 +52,7 @@ struct disks_status {
  * and the fix in one line. Return: 0; -EBUSY (another daemon has it), -ENOSPC, -EACCES, -EINVAL
  * (tmpfs or another file system without O_DIRECT; below 1 MiB; a directory), -ENOENT (no directory
  * for it), -ENOMEM, -EMFILE, -EAGAIN (no thread), -EPERM / -ENOSYS where LOOP_BACKEND_URING was
- * asked for and cannot be had, or what the system said.
+ * asked for and cannot be had, or what the system said. With @read_only -ENOENT: it is not there.
  *
  * submit() may be called by any thread; it answers -EINVAL for what lies outside the device or is
  * not aligned, and -ESHUTDOWN within disks_destroy().

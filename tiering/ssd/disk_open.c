@@ -39,15 +39,18 @@ int disk_refuse(const struct disk_why *why, int rc, const char *format, ...)
 
 /* --- open and lock ---------------------------------------------------------------------------- */
 
-static int open_refused(const char *path, int error, const struct disk_why *why)
+static int open_refused(const char *path, bool read_only, int error, const struct disk_why *why)
 {
 	switch (error) {
 	case EACCES:
 	case EPERM:
 	case EROFS:
-		return disk_refuse(why, -EACCES, "%s: %s: the daemon must be able to write it",
-			path, status_text(-error));
+		return disk_refuse(why, -EACCES, "%s: %s: %s", path, status_text(-error),
+			read_only ? "only who may read it can look at it"
+				  : "the daemon must be able to write it");
 	case ENOENT:
+		if (read_only)
+			return disk_refuse(why, -ENOENT, "%s: is not there", path);
 		return disk_refuse(why, -ENOENT, "%s: its directory is not there: make it", path);
 	case EBUSY:
 		return disk_refuse(why, -EBUSY,
@@ -69,20 +72,21 @@ static int open_refused(const char *path, int error, const struct disk_why *why)
 /* O_EXCL on a block device keeps mounts and other exclusive users away. */
 static int disk_open_path(struct disk *disk, const char *path, const struct disk_why *why)
 {
-	int flags = O_RDWR | O_DIRECT | O_CLOEXEC | O_NOCTTY, error;
+	int flags = O_DIRECT | O_CLOEXEC | O_NOCTTY, error;
 	struct stat file;
 
+	flags |= disk->read_only ? O_RDONLY : O_RDWR;
 	if (!stat(path, &file)) {
 		if (!S_ISREG(file.st_mode) && !S_ISBLK(file.st_mode))
 			return disk_refuse(
 				why, -EINVAL, "%s: neither a file nor a block device", path);
 		disk->block = S_ISBLK(file.st_mode);
 		flags |= disk->block ? O_EXCL : 0;
-	} else if (errno == ENOENT) {
+	} else if (errno == ENOENT && !disk->read_only) {
 		flags |= O_CREAT | O_EXCL;
 		disk->made = true;
 	} else {
-		return open_refused(path, errno, why);
+		return open_refused(path, disk->read_only, errno, why);
 	}
 	disk->fd = open(path, flags, 0600);
 	if (disk->fd >= 0)
@@ -92,7 +96,7 @@ static int disk_open_path(struct disk *disk, const char *path, const struct disk
 	if (disk->made && error == EINVAL)
 		unlink(path);
 	disk->made = false;
-	return open_refused(path, error, why);
+	return open_refused(path, disk->read_only, error, why);
 }
 
 static int disk_claim(struct disk *disk, const char *path, const struct disk_why *why)
@@ -214,11 +218,18 @@ static int file_size(struct disk *disk, const struct disk_path *path, uint64_t *
 	if (fstat(disk->fd, &file))
 		return disk_refuse(why, -errno, "%s: %s", path->path, status_text(-errno));
 	want = path->bytes ? path->bytes : (uint64_t)file.st_size;
+	if (disk->read_only)
+		want = MIN_OF(want, (uint64_t)file.st_size);
 	want -= want % SSD_UNIT_BYTES;
 	if (want > INT64_MAX)
 		return disk_refuse(why, -EINVAL, "%s: no file has so many bytes", path->path);
 	if (want < DISK_BYTES_MIN)
 		return too_small(path->path, want, why);
+	if (disk->read_only) {
+		*bytes = want;
+		disk->written_through = want;
+		return 0;
+	}
 	rc = file_reserve(disk->fd, path, want, (uint64_t)file.st_size, why);
 	if (rc)
 		return rc;

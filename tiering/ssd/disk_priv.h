@@ -31,7 +31,7 @@ enum {
 
 struct disk {
 	int fd; /* -1: not open */
-	bool block;
+	bool block, read_only;
 	bool made; /* by this open: removed again when the open fails later on */
 
 	unsigned under_way; /* under the lock */

@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -178,7 +179,7 @@ static int why_status(struct why *why, int status, const char *detail)
 		return why_say(
 			why, status, "not ours to write: chown it to skepd's user (%s)", detail);
 	case -ENOENT:
-		return why_say(why, status, "the directory above is not there: make it");
+		return why_say(why, status, "%s", detail);
 	case -ENOTDIR:
 		return why_say(why, status, "not a directory: name another path");
 	case -ENOMEM:
@@ -223,20 +224,23 @@ static void folder_entry(struct folder *folder, const char *name)
 	}
 }
 
-static int folder_look(struct why *why, struct folder *folder)
+static int folder_look(struct why *why, bool read_only, struct folder *folder)
 {
 	struct dirent *entry;
 	DIR *directory;
 
 	*folder = (struct folder){0};
-	if (mkdir(why->path, 0700) && errno != EEXIST) {
+	if (!read_only && mkdir(why->path, 0700) && errno != EEXIST) {
 		int status = errno == EROFS || errno == EPERM ? -EACCES : -errno;
 
-		return why_status(why, status, status_text(status));
+		return why_status(why, status,
+			status == -ENOENT ? "the directory above is not there: make it"
+					  : status_text(status));
 	}
 	directory = opendir(why->path);
 	if (!directory)
-		return why_status(why, -errno, status_text(-errno));
+		return why_status(
+			why, -errno, errno == ENOENT ? "it is not there" : status_text(-errno));
 	while ((entry = readdir(directory)))
 		folder_entry(folder, entry->d_name);
 	closedir(directory);
@@ -259,14 +263,31 @@ static int folder_check(struct why *why, const struct folder *folder)
 	return 0;
 }
 
-static int seal_check(struct why *why)
+static int seal_check(struct why *why, bool read_only)
 {
-	int status = seal_take(why->path);
+	int status = read_only ? seal_look(why->path) : seal_take(why->path);
 
 	return status ? why_status(why, status,
 				status == -EBADMSG ? "its files are not those of the last close"
 						   : status_text(status))
 		      : 0;
+}
+
+/* Reading alone, RocksDB takes no lock and looks at none. */
+static int lock_look(struct why *why)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int status = 0, fd, folder = open(why->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (folder < 0)
+		return why_status(why, -errno, status_text(-errno));
+	fd = openat(folder, "LOCK", O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && !fcntl(fd, F_GETLK, &lock) && lock.l_type != F_UNLCK)
+		status = why_status(why, -EBUSY, "");
+	if (fd >= 0)
+		close(fd);
+	close(folder);
+	return status;
 }
 
 /*
@@ -314,10 +335,12 @@ static int db_open(struct manifest *manifest, struct why *why,
 	rocksdb_options_t *options;
 	struct folder folder;
 	sigset_t all, old;
-	int status = folder_look(why, &folder);
+	int status = folder_look(why, wanted->read_only, &folder);
 
 	if (!status && !wanted->repair)
-		status = seal_check(why);
+		status = seal_check(why, wanted->read_only);
+	if (!status && wanted->read_only)
+		status = lock_look(why);
 	if (status)
 		return status;
 	options = options_make(manifest->cache, memory_bytes);
@@ -334,10 +357,14 @@ static int db_open(struct manifest *manifest, struct why *why,
 		status = why_status(why, status, text);
 	else
 		status = folder_check(why, &folder);
+	if (!status && wanted->read_only && !folder.current)
+		status = why_status(why, -ENOENT, "it was never made whole");
 	if (!status) {
 		error = NULL;
 		rocksdb_options_set_create_if_missing(options, !folder.current);
-		manifest->db = rocksdb_open(options, why->path, &error);
+		manifest->db = wanted->read_only
+				       ? rocksdb_open_for_read_only(options, why->path, 0, &error)
+				       : rocksdb_open(options, why->path, &error);
 		status = rocks_take(error, text, sizeof(text));
 		if (status)
 			why_status(why, status, text);
@@ -407,7 +434,7 @@ static int parts_make(
 	for (int i = 0; i < SLOTS; i++)
 		manifest->slots[i].rows = rocksdb_writebatch_create();
 	status = db_open(manifest, why, options, memory_bytes);
-	if (status)
+	if (status || options->read_only)
 		return status;
 	manifest->consumers = rocksdb_memory_consumers_create();
 	rocksdb_memory_consumers_add_db(manifest->consumers, manifest->db);
@@ -426,7 +453,7 @@ int manifest_open(
 	struct manifest *manifest;
 	int status;
 
-	if (!options->path || !*options->path || !options->mailbox)
+	if (!options->path || !*options->path || (!options->mailbox && !options->read_only))
 		return -EINVAL;
 	manifest = memory_zalloc(sizeof(*manifest));
 	if (!manifest)
@@ -692,8 +719,11 @@ void manifest_close(struct manifest *manifest)
 	char text[384], *error = NULL;
 	int status;
 
-	if (!manifest)
+	if (!manifest || !manifest->ledger) { /* read alone: nothing was written */
+		if (manifest)
+			parts_free(manifest);
 		return;
+	}
 	/* Pairs with bell_ring: what is done from here on is told below. */
 	atomic_store_explicit(&manifest->closing, true, memory_order_release);
 	workers_destroy(manifest->ledger);

@@ -21,12 +21,16 @@ struct manifest_options {
 	uint64_t memory_bytes;	 /* cache, write buffers, waiting rows; 0 = 16 MiB; at least 4 */
 	struct mailbox *mailbox; /* done() of batches is called on its loop's thread */
 	bool repair;		 /* RocksDB's own repair before the opening */
+	/* For manifest_each() alone: no file of it is made or changed, its seal stays, and there
+	 * need be no mailbox. */
+	bool read_only;
 };
 
 /* Opens or makes it; blocks. @why names cause and fix. Return: 0; -EBUSY (another process has it),
  * -EIO, -EBADMSG (damaged: repair, or rebuild from tables), -ENOSPC, -EACCES, -ENOTSUP (built
  * without RocksDB), -ENOMEM, -EAGAIN (no thread to be had); of the path: -ENOENT (the directory
- * above it is not there), -ENOTDIR, -ENOTEMPTY (it holds other files). */
+ * above it is not there, or with read_only the manifest), -ENOTDIR, -ENOTEMPTY (it holds other
+ * files). */
 int manifest_open(
 	const struct manifest_options *options, struct manifest **out, char *why, size_t why_bytes);
 

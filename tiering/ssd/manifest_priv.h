@@ -21,6 +21,9 @@ int seal_write(const char *path);
  */
 int seal_take(const char *path);
 
+/* The same, but the seal stays where it is. */
+int seal_look(const char *path);
+
 /* Takes it off whether it holds or not: a repair makes other files. */
 void seal_drop(const char *path);
 

@@ -149,7 +149,7 @@ static int seal_compare(int folder)
 	return status || strcmp(text, wanted) ? -EBADMSG : 0;
 }
 
-int seal_take(const char *path)
+static int seal_see(const char *path, bool take)
 {
 	int status, folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -159,12 +159,22 @@ int seal_take(const char *path)
 	/* Another process that has just opened it took the seal off: RocksDB's lock refuses us. */
 	if (status == -ENOENT || (status == -EBADMSG && faccessat(folder, SEAL_NAME, F_OK, 0)))
 		status = 0;
-	else if (!status && unlinkat(folder, SEAL_NAME, 0) && errno != ENOENT)
+	else if (!status && take && unlinkat(folder, SEAL_NAME, 0) && errno != ENOENT)
 		status = -errno;
-	if (!status && fsync(folder))
+	if (!status && take && fsync(folder))
 		status = -errno;
 	close(folder);
 	return status;
+}
+
+int seal_take(const char *path)
+{
+	return seal_see(path, true);
+}
+
+int seal_look(const char *path)
+{
+	return seal_see(path, false);
 }
 
 void seal_drop(const char *path)

@@ -182,7 +182,7 @@ static bool device_fenced(struct ssd *ssd, unsigned device)
 
 /* Units [begin, end) of a segment, at most those of one table. NULL: they cannot be read. */
 static const uint8_t *window_read(
-	struct scan *scan, struct ssd_segment *segment, uint32_t begin, uint32_t end)
+	struct scan *scan, const struct ssd_segment *segment, uint32_t begin, uint32_t end)
 {
 	struct ssd *ssd = scan->ssd;
 	uint32_t units =
@@ -209,7 +209,7 @@ static const uint8_t *window_read(
 }
 
 /* Return: 0 and the table, which is whole; -ENOENT: there is none; -EBADMSG, -EIO. */
-static int table_read(struct scan *scan, struct ssd_segment *segment,
+static int table_read(struct scan *scan, const struct ssd_segment *segment,
 	const struct ssd_table_place *place, struct ssd_table_head *head, const uint8_t **table)
 {
 	const uint8_t *unit = window_read(scan, segment, place->end - 1, place->end);
@@ -260,10 +260,32 @@ static struct ssd_log *log_called(struct ssd *ssd, const char *name)
 	return NULL;
 }
 
+/* What a survey says of a segment whose tables were read until one of them said @status. */
+static void segment_seen(struct scan *scan, const struct ssd_segment *segment,
+	struct ssd_table_place *place, int status)
+{
+	struct ssd_seen *seen = &scan->ssd->seen[segment - scan->ssd->segments];
+	struct ssd_table_head head;
+	const uint8_t *table;
+
+	/* An opening is written over by the next one alone: without one there is no table. */
+	if (status == -ENOENT && place->table == 0 && place->end > 1) {
+		place->table = 1;
+		place->end--;
+		if (table_read(scan, segment, place, &head, &table) == 0)
+			status = -EBADMSG;
+	}
+	seen->sequence = segment->sequence;
+	seen->device = place->device;
+	seen->slot = place->segment;
+	seen->status = status == -ENOENT ? 0 : status;
+}
+
 /* Return: 0 or -ENOMEM; what the device says wrongly ends the segment's records alone. */
 static int segment_scan(struct scan *scan, struct ssd_segment *segment)
 {
 	struct ssd *ssd = scan->ssd;
+	struct ssd_seen *seen = ssd->seen ? &ssd->seen[segment - ssd->segments] : NULL;
 	struct ssd_table_place place = {.set = ssd->set,
 		.device = ssd->devices[segment->device].set_index,
 		.segment = segment->slot,
@@ -280,13 +302,15 @@ static int segment_scan(struct scan *scan, struct ssd_segment *segment)
 		segment->sequence = head.sequence;
 		segment->log = log_called(ssd, head.log);
 		segment->table_begin = place.end - 1;
+		if (seen)
+			memcpy(seen->log, head.log, sizeof(seen->log));
 	}
-	while (status == 0 && segment->log) {
+	while (status == 0 && (segment->log || seen)) {
 		place.sequence = segment->sequence;
 		place.end = segment->table_begin;
 		place.table++;
 		if (place.end == 0)
-			return 0;
+			break;
 		status = table_read(scan, segment, &place, &head, &table);
 		if (status)
 			break;
@@ -297,9 +321,13 @@ static int segment_scan(struct scan *scan, struct ssd_segment *segment)
 		walk.below = place.end - head.units;
 		status = table_take(scan, segment, &walk);
 		segment->table_begin = walk.below;
+		if (seen)
+			seen->tables++;
 	}
 	if (status == -EBADMSG || status == -EIO)
 		scan->tables_damaged++;
+	if (seen)
+		segment_seen(scan, segment, &place, status);
 	return status == -ENOMEM ? status : 0;
 }
 
@@ -399,30 +427,37 @@ static int found_sort(struct ssd *ssd)
 	return recovery->kept ? 0 : -ENOMEM;
 }
 
-int64_t ssd_recover(struct ssd *ssd, const struct ssd_found **found)
+/* Reads all there is. */
+static int tables_read(struct ssd *ssd)
 {
-	struct ssd_recovery *recovery;
 	int status = recovery_make(ssd);
 
 	SKEP_CHECK(!ssd->ready);
-	recovery = ssd->recovery;
 	if (!status)
 		status = segments_scan(ssd);
 	if (!status)
 		status = found_sort(ssd);
 	if (!status && ssd->segments_healthy == 0)
 		status = -EIO;
-	if (status) {
+	if (status)
 		ssd_recovery_free(ssd);
+	return status;
+}
+
+int64_t ssd_recover(struct ssd *ssd, const struct ssd_found **found)
+{
+	int status = tables_read(ssd);
+
+	SKEP_CHECK(!ssd->survey);
+	if (status)
 		return status;
-	}
 	if (ssd->next_sequence > 1)
 		ssd->next_sequence += SEQUENCE_STEP;
 	if (ssd->tables_damaged)
 		log_warn("ssd", "%llu tables are damaged; the records in them are lost",
 			(unsigned long long)ssd->tables_damaged);
-	*found = recovery->found;
-	return (int64_t)recovery->count;
+	*found = ssd->recovery->found;
+	return (int64_t)ssd->recovery->count;
 }
 
 void ssd_keep(struct ssd *ssd, const struct ssd_found *found)
@@ -468,4 +503,38 @@ void ssd_recover_end(struct ssd *ssd)
 	for (unsigned i = 0; i < ssd->log_count; i++)
 		ssd->logs[i]->reclaim_due = true;
 	ssd->ready = true;
+}
+
+/* ---------------------------------------------------------------------------------- survey */
+
+int ssd_survey(struct ssd *ssd, struct ssd_survey *out)
+{
+	int status;
+
+	SKEP_CHECK(ssd->survey && !ssd->seen && !ssd->has_ledger);
+	ssd->seen = memory_calloc(ssd->segment_count, sizeof(*ssd->seen));
+	status = ssd->seen ? tables_read(ssd) : -ENOMEM;
+	if (status)
+		return status;
+	for (uint32_t i = 0; i < ssd->segment_count; i++)
+		ssd->seen[i].records = ssd->recovery->spans[i].count;
+	*out = (struct ssd_survey){.segment_bytes = ssd->segment_bytes,
+		.segment_units = ssd->segment_units,
+		.segment_count = ssd->segment_count,
+		.segments = ssd->seen,
+		.found = ssd->recovery->found,
+		.count = (int64_t)ssd->recovery->count};
+	memcpy(out->set, ssd->set.bytes, sizeof(out->set));
+	return 0;
+}
+
+int ssd_survey_read(struct ssd *ssd, uint32_t at, void *to, uint32_t units)
+{
+	const struct ssd_segment *segment = &ssd->segments[at / ssd->segment_units];
+
+	SKEP_CHECK(ssd->survey && at / ssd->segment_units < ssd->segment_count &&
+		   units <= ssd->segment_units - at % ssd->segment_units);
+	return ssd->io->ops->read_now(ssd->io, segment->device,
+		ssd_segment_offset(ssd, segment, at % ssd->segment_units), to,
+		(uint64_t)units * SSD_UNIT_BYTES);
 }

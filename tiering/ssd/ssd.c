@@ -153,6 +153,10 @@ static int heads_do(struct ssd *ssd, struct heads *heads, uint64_t segment_bytes
 	}
 	if (heads->found)
 		return heads_agree(ssd, heads);
+	if (ssd->survey) {
+		WHY(heads, "the devices are new: nothing of skep is on them");
+		return -ENODATA;
+	}
 	ssd->segment_bytes = segment_bytes ? segment_bytes : segment_bytes_for(device_bytes);
 	/* A set that is too small is not stamped. */
 	for (unsigned d = 0; d < ssd->io->device_count; d++)
@@ -270,6 +274,7 @@ int ssd_create(const struct ssd_options *options, struct ssd **out, char *why, s
 	ssd->errors_max = options->errors_max ? options->errors_max : 8;
 	ssd->recover_threads =
 		MAX_OF(MIN_OF(options->recover_threads, (unsigned)SSD_RECOVER_THREADS_MAX), 1u);
+	ssd->survey = options->survey;
 	ssd->next_sequence = 1;
 	list_init(&ssd->writes);
 	list_init(&ssd->reads);
@@ -308,6 +313,7 @@ void ssd_destroy(struct ssd *ssd)
 		log_free(ssd->logs[i]);
 	memory_free(ssd->move_memory);
 	memory_free(ssd->transfers);
+	memory_free(ssd->seen);
 	memory_free(ssd->segments);
 	memory_free(ssd);
 }

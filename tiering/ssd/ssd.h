@@ -72,13 +72,15 @@ struct ssd_options {
 	/* That read tables at the start, ours and the caller's, 0 = 1; read_now() of @io is called
 	 * by all of them at once. */
 	unsigned recover_threads;
+	/* For ssd_survey() alone: no device is stamped, nothing is ever written. */
+	bool survey;
 };
 
 /*
  * Reads the devices' headers, or stamps new devices (blocks). @why says cause and fix in one line.
  * Return: 0; -EINVAL (a device is too small), -EMEDIUMTYPE (a header of an unknown version:
- * nothing is touched), -EXDEV (devices that do not belong together, or one is missing), -EIO,
- * -ENOMEM.
+ * nothing is touched), -EXDEV (devices that do not belong together, or one is missing), -ENODATA
+ * (for a survey: they are new), -EIO, -ENOMEM.
  */
 int ssd_create(const struct ssd_options *options, struct ssd **out, char *why, size_t why_bytes);
 
@@ -126,6 +128,41 @@ int64_t ssd_recover(struct ssd *ssd, const struct ssd_found **found);
 void ssd_keep(struct ssd *ssd, const struct ssd_found *found);
 /* Segments in which nothing was kept become free; the log may be used from now on. */
 void ssd_recover_end(struct ssd *ssd);
+
+/* ---------------------------------------------------------------------------------- survey */
+
+/* A segment as it lies on its device. */
+struct ssd_seen {
+	uint64_t sequence; /* 0: it has no opening, so it is free */
+	char log[SSD_NAME_MAX];
+	uint32_t device, slot; /* device: which one of the set; slot: segment of the device */
+	uint32_t tables, records;
+	/* 0; -EBADMSG: the table that follows these is damaged, and what it and those behind it
+	 * say is lost (with no opening: of all of them); -EIO: it cannot be read. */
+	int status;
+};
+
+struct ssd_survey {
+	uint8_t set[16]; /* the set's id, as in the headers */
+	uint64_t segment_bytes;
+	uint32_t segment_units, segment_count;
+	const struct ssd_seen *segments;
+	/* All records of all logs, in ascending order of sequence and of place; @log is NULL: the
+	 * segment, at / segment_units, knows its name. */
+	const struct ssd_found *found;
+	int64_t count;
+};
+
+/*
+ * What lies on the devices, for who looks at them without serving from them; of options.survey
+ * alone, once; blocks. It does as ssd_recover() does, over all logs, and changes nothing. @out is
+ * good until ssd_destroy(). Return: 0, -EIO (no device can be read), -ENOMEM.
+ */
+int ssd_survey(struct ssd *ssd, struct ssd_survey *out);
+
+/* Bytes of a record that was found, or of a part of it; blocks. @to: whole units, aligned. Return:
+ * 0 or a negative errno. */
+int ssd_survey_read(struct ssd *ssd, uint32_t at, void *to, uint32_t units);
 
 /* -------------------------------------------------------------------------------- records */
 

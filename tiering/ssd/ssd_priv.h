@@ -193,6 +193,8 @@ struct ssd {
 	struct list failed; /* to be finished with an error */
 
 	struct ssd_recovery *recovery;
+	struct ssd_seen *seen; /* of a survey: each segment */
+	bool survey;
 	bool ready; /* ssd_recover_end() was called */
 	bool settling, settle_again;
 	bool io_freed, space_freed; /* since owners were told */

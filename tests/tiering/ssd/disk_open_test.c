@@ -73,6 +73,37 @@ static void options_are_looked_at(void)
 	disks_destroy(NULL);
 }
 
+/* Who only looks makes and reserves nothing, and locks all the same. */
+static void what_is_looked_at_stays_as_it_is(void)
+{
+	struct disk_path path = {.path = at("e"), .bytes = 8 * MIB};
+	struct disks_options options = {
+		.paths = &path, .count = 1, .backend = backend, .read_only = true};
+	static _Alignas(SSD_UNIT_BYTES) uint8_t unit[SSD_UNIT_BYTES];
+	struct ssd_io *io, *other;
+	struct stat file;
+	int fd;
+
+	REQUIRE_EQ(disks_create(&options, &io, why, sizeof(why)), -ENOENT);
+	REQUIRE(access(at("e"), F_OK) < 0);
+	fd = open(at("e"), O_RDWR | O_CREAT | O_CLOEXEC, 0400);
+	REQUIRE(fd >= 0 && ftruncate(fd, 2 * MIB + 100) == 0);
+	REQUIRE_EQ(pwrite(fd, "here", 4, SSD_UNIT_BYTES), 4);
+	REQUIRE_EQ(fsync(fd), 0);
+	REQUIRE_EQ(disks_create(&options, &io, why, sizeof(why)), 0);
+	REQUIRE_EQ(io->device_bytes[0], 2 * MIB);
+	REQUIRE_EQ(io->ops->read_now(io, 0, SSD_UNIT_BYTES, unit, sizeof(unit)), 0);
+	REQUIRE(!memcmp(unit, "here", 4));
+	REQUIRE(io->ops->write_now(io, 0, 0, unit, sizeof(unit)) < 0);
+	REQUIRE_EQ(disks_create(&options, &other, why, sizeof(why)), -EBUSY);
+	REQUIRE(strstr(why, "stop that daemon"));
+	REQUIRE(fstat(fd, &file) == 0 && file.st_size == 2 * MIB + 100 &&
+		file.st_blocks * 512 < 2 << 20);
+	disks_destroy(io);
+	close(fd);
+	unlink(at("e"));
+}
+
 static void files_are_kept_or_grown(void)
 {
 	struct stat file;
@@ -222,6 +253,7 @@ static void over_one_form(uint64_t *random)
 	a_device_has_one_owner();
 	what_is_no_disk_is_refused();
 	options_are_looked_at();
+	what_is_looked_at_stays_as_it_is();
 	files_are_kept_or_grown();
 	failed_creates_leave_nothing();
 	a_new_file_is_written_through(random);

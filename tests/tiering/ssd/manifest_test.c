@@ -281,6 +281,80 @@ static void a_second_opening_is_refused(void)
 	REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* What lies in a directory: a sum over names, sizes, inodes and times. */
+static uint64_t folder_state(const char *path)
+{
+	DIR *directory = opendir(path);
+	struct dirent *entry;
+	uint64_t sum = 0;
+
+	REQUIRE(directory);
+	while ((entry = readdir(directory))) {
+		struct stat file;
+
+		REQUIRE_EQ(fstatat(dirfd(directory), entry->d_name, &file, 0), 0);
+		if (strcmp(entry->d_name, ".."))
+			sum += (uint64_t)file.st_ino * 31 + (uint64_t)file.st_size * 7 +
+			       (uint64_t)file.st_mtim.tv_sec * 1000000007 +
+			       (uint64_t)file.st_mtim.tv_nsec + strlen(entry->d_name);
+	}
+	closedir(directory);
+	return sum;
+}
+
+static int look_open(const char *path, struct manifest **manifest)
+{
+	struct manifest_options options = {.path = path, .read_only = true};
+
+	return manifest_open(&options, manifest, why, sizeof(why));
+}
+
+static int child_look(const char *path)
+{
+	struct manifest *manifest = NULL;
+	int status = look_open(path, &manifest);
+
+	manifest_close(manifest);
+	return -status;
+}
+
+static uint64_t looked_rows(const char *path)
+{
+	struct manifest *manifest = NULL;
+	struct seen seen = {0};
+	uint64_t before = folder_state(path);
+
+	REQUIRE_EQ(look_open(path, &manifest), 0);
+	REQUIRE_EQ(manifest_each(manifest, "d", 1, see, &seen), 0);
+	manifest_close(manifest);
+	REQUIRE_EQ(folder_state(path), before);
+	return seen.count;
+}
+
+static void who_only_looks_changes_nothing(void)
+{
+	struct manifest *manifest = NULL;
+	struct scene scene;
+	FILE *file;
+	int status = again_run("killed", in_root("looked"));
+
+	REQUIRE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	REQUIRE_EQ(looked_rows(in_root("looked")), 100); /* in logs alone */
+	scene = opened("looked");
+	status = again_run("look", in_root("looked"));
+	REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == EBUSY);
+	scene_close(&scene);
+	REQUIRE_EQ(access(in_root("looked/SEAL"), F_OK), 0);
+	REQUIRE_EQ(looked_rows(in_root("looked")), 100);
+	REQUIRE_EQ(access(in_root("looked/SEAL"), F_OK), 0);
+	file = fopen(in_root("looked/CURRENT"), "a");
+	REQUIRE(file && fputc('x', file) == 'x' && fclose(file) == 0);
+	REQUIRE_EQ(look_open(in_root("looked"), &manifest), -EBADMSG);
+	REQUIRE_EQ(look_open(in_root("nothing"), &manifest), -ENOENT);
+	REQUIRE(strstr(why, "not there"));
+	REQUIRE(access(in_root("nothing"), F_OK) < 0);
+}
+
 static void a_path_that_cannot_be_is_said(void)
 {
 	struct scene scene = {0};
@@ -411,6 +485,8 @@ int main(int argc, char **argv)
 		return child_killed(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "open"))
 		return child_open(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "look"))
+		return child_look(argv[2]);
 	scene_begin();
 	rows_come_back_in_order_by_prefix();
 	rows_are_deleted_one_by_one_and_by_range();
@@ -420,6 +496,7 @@ int main(int argc, char **argv)
 	after_a_failed_write_nothing_is_written();
 	durable_rows_outlive_a_kill();
 	a_second_opening_is_refused();
+	who_only_looks_changes_nothing();
 	a_path_that_cannot_be_is_said();
 	memory_stays_within_its_bound();
 	waiting_rows_are_bounded();
