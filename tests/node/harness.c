@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/node/harness.h"
 
-#include <dirent.h>
 #include <errno.h>
+#include <ftw.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -52,19 +52,17 @@ static void children_kill(void)
 			kill(harness.children[i].pid, SIGKILL);
 }
 
+static int entry_remove(const char *path, const struct stat *info, int type, struct FTW *where)
+{
+	(void)info, (void)type, (void)where;
+	remove(path);
+	return 0;
+}
+
 static void folder_remove(void)
 {
-	char path[sizeof(harness.folder) + 256];
-	DIR *folder = opendir(harness.folder);
-	struct dirent *entry;
-
-	while (folder && (entry = readdir(folder))) {
-		snprintf(path, sizeof(path), "%s/%s", harness.folder, entry->d_name);
-		unlink(path);
-	}
-	if (folder)
-		closedir(folder);
-	rmdir(harness.folder);
+	/* A manifest is a folder of its own. */
+	nftw(harness.folder, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 static void harness_end(void)
