@@ -567,12 +567,60 @@ def the_ssd_is_verified(folder):
     require(daemon.stop() == 0, "SIGTERM")
 
 
+def the_ssd_is_looked_at_without_a_daemon(folder):
+    """fsck tells what the next daemon finds, is refused while one runs, makes a manifest anew."""
+    path = os.path.join(folder, "ssd")
+    flags = ("--dram", "32MiB", "--ssd", f"{path}:128MiB")
+    daemon = Daemon(folder, *flags)
+    if not have_replay():
+        daemon.stop()
+        return
+    disk = ("--ssd", f"{path}:128MiB")
+    skep(daemon, "replay", "--requests", "60", "--payload-bytes", "16384")
+    require("locked by another process" in skep(daemon, "fsck", *disk, rc=4), "the daemon has it")
+    require(daemon.stop() == 0, "SIGTERM")
+    blocks = int(daemon.said().rsplit(" blocks are kept on the ssd", 1)[0].rsplit(" ", 1)[1])
+    found = ask(daemon, "fsck", *disk)
+    require(found["sound"] and found["blocks"] == blocks > 50, f"all that was kept: {found}")
+    require(found["realms"][0]["realm"] == "default", "whose they are")
+    require(found["manifest"]["state"] == "sound" and found["payloads"]["blocks"] == 0, "at rest")
+    said = skep(daemon, "fsck", *disk, "--payloads", "--rate", "0")
+    require(f"payloads: {blocks} blocks" in said and said.splitlines()[-1] == "sound", said)
+    config = os.path.join(folder, "fsck.yaml")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(f"ssd: [{{path: {path}, size: 128MiB}}]\n")
+    require(ask(daemon, "fsck", "--config", config)["blocks"] == blocks, "as it is configured")
+    require("PATH:SIZE" in skep(daemon, "fsck", rc=2) or os.path.exists("/etc/skep/skepd.yaml"),
+            "which ssds?")
+    skep(daemon, "fsck", "--ssd", f"{path}:5apples", rc=2)
+    skep(daemon, "fsck", "--ssd", f"{folder}/nothing:128MiB", rc=5)
+    require(not os.path.exists(f"{folder}/nothing"), "nothing is made")
+    shutil.rmtree(path + ".manifest")
+    require(ask(daemon, "fsck", *disk, rc=1)["manifest"]["state"] == "absent", "it is lost")
+    said = skep(daemon, "fsck", *disk, "--rebuild")
+    require("made anew with" in said and "remove them again" in said, said)
+    again = ask(daemon, "fsck", *disk, "--rebuild")["rebuilt"]
+    require(again["done"] and not again["rows_lost"] and os.path.isdir(again["old"]), "kept")
+    daemon = Daemon(folder, *flags)
+    require(ask(daemon, "realms")["realms"][0]["blocks_ssd"] == blocks, "the same blocks")
+    require("the manifest is new" not in daemon.said(), "which is known")
+    daemon.stop()
+    with open(path, "r+b") as file:
+        for at in range(1 << 20, 9 << 20, 4096):
+            file.seek(at + 5)
+            byte = file.read(1)[0]
+            file.seek(at + 5)
+            file.write(bytes([byte ^ 1]))
+    said = skep(daemon, "fsck", *disk, "--payloads", "--rate", "0", rc=1)
+    require("not sound" in said and ": block " in said, f"changed bytes are found: {said}")
+
+
 CASES = (looks, blocks_live_and_go, a_chain_is_explained_and_steered, replayed_blocks_are_shown,
          a_smaller_quota_is_evicted_down_to, exits_are_as_documented,
          the_second_daemon_is_refused, settings_reload, a_realm_sees_itself, the_http_page_serves,
          systemd_is_told, ids_last_over_a_restart, an_exact_count_of_frames_fits,
          the_parent_takes_it_along, checks_say_what_to_do, a_flood_of_commands_is_cut,
-         logs_are_json, the_ssd_is_verified)
+         logs_are_json, the_ssd_is_verified, the_ssd_is_looked_at_without_a_daemon)
 
 
 def run(case):

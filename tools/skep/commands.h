@@ -27,6 +27,8 @@
 	X(evict, "(--block ID | --bytes SIZE)", "remove a block and all below it, or the coldest") \
 	X(purge, "(--space NAME | --all) [--yes]", "remove the blocks of a space, or of all")      \
 	X(verify, "[--rate SIZE]", "read every block of the ssd again and verify it")              \
+	X(fsck, "[--ssd LIST] [--manifest DIR] [--payloads] [--rebuild]",                          \
+		"look at the ssds and their manifest without a daemon, or make it anew")           \
 	X(unfence, "DEVICE", "take a fenced device of the ssd tier into use again")                \
 	X(selftest, "", "put, match, get, verify and remove a few blocks")                         \
 	X(config, "", "the daemon's settings in force")                                            \
@@ -66,6 +68,12 @@
 	X(purge, all, "", "blocks of all spaces of the realm are removed")                         \
 	X(purge, yes, "", "do not ask")                                                            \
 	X(verify, rate, "SIZE", "bytes a second at most (256MiB); 0 = as fast as it goes")         \
+	X(fsck, ssd, "LIST", "the ssds as skepd has them: PATH:SIZE, with commas between them")    \
+	X(fsck, manifest, "DIR", "the manifest; else where skepd would look for it")               \
+	X(fsck, config, "FILE", "skepd's configuration; /etc/skep/skepd.yaml where it exists")     \
+	X(fsck, payloads, "", "read the bytes of every block, too, and verify them")               \
+	X(fsck, rate, "SIZE", "bytes a second at most (256MiB); 0 = as fast as it goes")           \
+	X(fsck, rebuild, "", "make the manifest anew; the old one is kept beside it")              \
 	X(selftest, blocks, "N", "blocks to put (8)")                                              \
 	X(selftest, bytes, "SIZE", "bytes of a block (256KiB)")
 

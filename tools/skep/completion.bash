@@ -23,8 +23,8 @@ _skep()
 		esac
 	done
 	case $command in
-	"") words="status top realms spaces sessions show tree where explain pin unpin evict purge verify unfence selftest config check metrics completion version help replay bench --version" ;;
-	help) words="status top realms spaces sessions show tree where explain pin unpin evict purge verify unfence selftest config check metrics completion version help replay bench" ;;
+	"") words="status top realms spaces sessions show tree where explain pin unpin evict purge verify fsck unfence selftest config check metrics completion version help replay bench --version" ;;
+	help) words="status top realms spaces sessions show tree where explain pin unpin evict purge verify fsck unfence selftest config check metrics completion version help replay bench" ;;
 	status) words="" ;;
 	top) words=" --interval --once" ;;
 	realms) words="" ;;
@@ -39,6 +39,7 @@ _skep()
 	evict) words=" --block --bytes" ;;
 	purge) words=" --space --all --yes" ;;
 	verify) words=" --rate" ;;
+	fsck) words=" --ssd --manifest --config --payloads --rate --rebuild" ;;
 	unfence) words="" ;;
 	selftest) words=" --blocks --bytes" ;;
 	config) words="" ;;

@@ -1,59 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/clock.h"
 #include "tools/skep/commands.h"
 #include "tools/skep/json.h"
 #include "tools/skep/link.h"
+#include "tools/skep/progress.h"
 #include "tools/text.h"
 
 /* Commands about the ssd tier: verify, unfence. */
 
-enum { STEP_BYTES = 16 << 20, RATE_STANDARD = 256 << 20 };
+enum { STEP_BYTES = 16 << 20 };
 
 struct scrub {
-	uint64_t blocks, bytes, bad, unreadable;
-	uint64_t began_ns;
-	unsigned done; /* percent */
+	struct progress progress;
+	uint64_t unreadable;
 };
 
-static void progress_show(const struct scrub *scrub)
-{
-	char bar[31], bytes[TEXT_SHORT_BYTES];
-
-	if (!isatty(STDERR_FILENO))
-		return;
-	text_bytes(bytes, scrub->bytes);
-	memset(bar, '.', sizeof(bar) - 1);
-	memset(bar, '#', scrub->done * (sizeof(bar) - 1) / 100);
-	bar[sizeof(bar) - 1] = '\0';
-	fprintf(stderr, "\r[%s] %3u %%  %s, %llu blocks, %llu bad ", bar, scrub->done, bytes,
-		(unsigned long long)scrub->blocks, (unsigned long long)scrub->bad);
-}
-
-/* Sleeps until what was read is no more than @rate allows. */
-static void pace(const struct scrub *scrub, uint64_t rate)
-{
-	uint64_t due_ns, now_ns = clock_ns();
-
-	if (!rate)
-		return;
-	due_ns = scrub->began_ns +
-		 (uint64_t)((double)scrub->bytes / (double)rate * (double)NS_PER_S);
-	if (due_ns > now_ns)
-		nanosleep(&(struct timespec){.tv_sec = (time_t)((due_ns - now_ns) / NS_PER_S),
-				  .tv_nsec = (long)((due_ns - now_ns) % NS_PER_S)},
-			NULL);
-}
-
 /* Steps until the daemon says that all was looked at. */
-static int scrub_run(
-	const struct arguments *arguments, struct link *link, struct scrub *scrub, uint64_t rate)
+static int scrub_run(const struct arguments *arguments, struct link *link, struct scrub *scrub)
 {
+	struct progress *progress = &scrub->progress;
 	uint64_t cursor = 0;
 	bool more = true;
 
@@ -66,56 +34,56 @@ static int scrub_run(
 		status = link_ask(link, request, &answer);
 		if (status)
 			return status;
-		scrub->blocks += json_number(answer, "blocks");
-		scrub->bytes += json_number(answer, "bytes");
-		scrub->bad += json_number(answer, "bad");
+		progress->blocks += json_number(answer, "blocks");
+		progress->bytes += json_number(answer, "bytes");
+		progress->bad += json_number(answer, "bad");
 		scrub->unreadable += json_number(answer, "unreadable");
 		more = json_is_integer(json_object_get(answer, "cursor"));
 		cursor = json_number(answer, "cursor");
-		scrub->done =
+		progress->percent =
 			more ? (unsigned)(100 * cursor / MAX_OF(json_number(answer, "slots"), 1u))
 			     : 100;
 		json_decref(answer);
-		progress_show(scrub);
-		pace(scrub, rate);
+		progress_show(progress);
+		progress_pace(progress);
 	}
 	return EXIT_OK;
 }
 
 int command_verify(const struct arguments *arguments)
 {
-	struct scrub scrub = {.began_ns = clock_ns()};
-	uint64_t rate = RATE_STANDARD;
+	struct scrub scrub = {.progress = {.began_ns = clock_ns(), .rate = RATE_STANDARD}};
 	struct link *link;
 	int status;
 
 	if (arguments->words)
 		return usage_error(arguments, "verify takes no words");
-	if (!arguments_size(
-		    arguments, OPTION_verify_rate, (struct number_bounds){0, INT64_MAX}, &rate))
+	if (!arguments_size(arguments, OPTION_verify_rate, (struct number_bounds){0, INT64_MAX},
+		    &scrub.progress.rate))
 		return EXIT_USAGE;
 	status = link_open(arguments, &link);
 	if (status)
 		return status;
-	status = scrub_run(arguments, link, &scrub, rate);
+	status = scrub_run(arguments, link, &scrub);
 	link_close(link);
-	if (isatty(STDERR_FILENO) && scrub.done)
-		fputc('\n', stderr);
+	progress_end(&scrub.progress);
 	if (status)
 		return status;
 	if (arguments->option[OPTION_any_json]) {
 		status = json_print(json_pack("{s:I s:I s:I s:I}", "blocks",
-			(json_int_t)scrub.blocks, "bytes", (json_int_t)scrub.bytes, "bad",
-			(json_int_t)scrub.bad, "unreadable", (json_int_t)scrub.unreadable));
+			(json_int_t)scrub.progress.blocks, "bytes",
+			(json_int_t)scrub.progress.bytes, "bad", (json_int_t)scrub.progress.bad,
+			"unreadable", (json_int_t)scrub.unreadable));
 	} else {
 		char bytes[TEXT_SHORT_BYTES];
 
-		text_bytes(bytes, scrub.bytes);
+		text_bytes(bytes, scrub.progress.bytes);
 		printf("%llu blocks, %s read from the ssd: %llu bad, %llu unreadable\n",
-			(unsigned long long)scrub.blocks, bytes, (unsigned long long)scrub.bad,
+			(unsigned long long)scrub.progress.blocks, bytes,
+			(unsigned long long)scrub.progress.bad,
 			(unsigned long long)scrub.unreadable);
 	}
-	if (status == EXIT_OK && (scrub.bad || scrub.unreadable))
+	if (status == EXIT_OK && (scrub.progress.bad || scrub.unreadable))
 		status = EXIT_NEGATIVE;
 	return status;
 }

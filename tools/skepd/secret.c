@@ -146,7 +146,7 @@ out:
 	return secret_read(path, to, room, why);
 }
 
-int tokens_read(const char *path, struct text_list *tokens, char *why)
+int secret_tokens_read(const char *path, struct text_list *tokens, char *why)
 {
 	char text[NODE_TOKENS_MAX * SETTINGS_TOKEN_MAX * 2], *rest = text, *line;
 	int got = file_read(path, text, sizeof(text) - 1);

@@ -31,7 +31,7 @@ int secret_draw(uint8_t *to, size_t bytes);
 struct text_list;
 
 /* Appends each line of a file that is neither empty nor begins with '#'. Return: 0 or negative. */
-int tokens_read(const char *path, struct text_list *tokens, char *why);
+int secret_tokens_read(const char *path, struct text_list *tokens, char *why);
 
 /* The folder of a path: "/a/b" gives "/a", "b" gives ".". */
 void path_folder(const char *path, char *folder, size_t room);

@@ -98,7 +98,8 @@ int settings_load(struct settings *settings, const struct settings *running, cha
 
 		realm->all_tokens = realm->tokens;
 		for (unsigned f = 0; f < realm->token_files.count && !status; f++)
-			status = tokens_read(realm->token_files.text[f], &realm->all_tokens, why);
+			status = secret_tokens_read(
+				realm->token_files.text[f], &realm->all_tokens, why);
 		/* A token file that holds no token would open the realm to everybody. */
 		if (!status && realm->token_files.count && !realm->all_tokens.count) {
 			snprintf(why, SETTINGS_WHY_MAX, "realm %s: its token files hold no token",
@@ -110,7 +111,7 @@ int settings_load(struct settings *settings, const struct settings *running, cha
 	}
 	if (!*settings->admin_token_file)
 		return 0;
-	return tokens_read(settings->admin_token_file, &settings->admin_tokens, why);
+	return secret_tokens_read(settings->admin_token_file, &settings->admin_tokens, why);
 }
 
 /* --------------------------------------------------------------------------------- reload */
