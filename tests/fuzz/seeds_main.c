@@ -9,11 +9,13 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/clock.h"
 #include "tests/fuzz/fuzz.h"
 
 #define SEED_BYTES_MAX 65536
 #define CUTS_MAX       4096
 #define FLIPS	       4096
+#define FLIPS_NS       (10 * NS_PER_S)
 
 /* A copy of exactly @bytes bytes, so that a sanitizer sees a read behind its end. */
 static void input_run(const uint8_t *data, size_t bytes)
@@ -33,12 +35,14 @@ static void input_run(const uint8_t *data, size_t bytes)
 static void seed_run(uint8_t *data, size_t bytes)
 {
 	size_t step = bytes / CUTS_MAX + 1;
-	uint64_t random = bytes;
+	uint64_t random = bytes, until_ns;
 
 	input_run(data, bytes);
 	for (size_t cut = 0; cut < bytes; cut += step)
 		input_run(data, cut);
-	for (size_t flip = 0; bytes && flip < FLIPS; flip++) {
+	/* Some inputs take milliseconds: of these as many as there is time for. */
+	until_ns = clock_ns() + FLIPS_NS;
+	for (size_t flip = 0; bytes && flip < FLIPS && clock_ns() < until_ns; flip++) {
 		uint8_t *at, old;
 
 		random = mix64(random);

@@ -6,7 +6,7 @@
  * bytes it pinned, and when the client has ended nothing of it is left.
  *
  * The input is a list of acts: one byte says which, what follows is its argument; missing bytes
- * count as 0.
+ * count as 0. Where the first byte is 128 or more the realms have an ssd.
  */
 #include "tests/fuzz/fuzz.h"
 #include "tests/store/play.h"
@@ -23,10 +23,12 @@ enum act {
 	ACT_SUMS,    /* the mover does some work: jobs (1) */
 	ACT_NAMED,   /* a submission (64) whose slot and generation are of a living block (1) */
 	ACT_STOP,    /* its socket closes */
+	ACT_DEVICE,  /* the ssd does some transfers: requests (1) */
+	ACT_LOAD,    /* a sound request: space (1), path (4), count (1), cell (1) */
 	ACT_COUNT,
 };
 
-enum { RESERVED_MAX = 16, SPACES = 3 };
+enum { RESERVED_MAX = 16, SPACES = 3, SSD_BYTES = 8 << 20 };
 
 static const struct sim_space kinds[SPACES] = {
 	{.name = "one", .block_tokens = 4, .part_count = 1, .bytes = {4096}, .ranges = {1}},
@@ -219,6 +221,32 @@ static void act_commit(void)
 	push_raw(&message);
 }
 
+/* A run of names, as far as there are any, from whatever tier. */
+static void act_load(void)
+{
+	struct play_space *space = &fuzz.spaces[input_number(1) % SPACES];
+	uint32_t path[8], seed = input_number(4), count = 1 + input_number(1) % 8, named;
+	struct load_part *parts = sim_scratch(&fuzz.fiend, 0);
+	struct submission message = {.op = SUBMIT_LOAD,
+		.queue = 0,
+		.deadline_ns = fuzz.sim.keeper->now_ns + seed % 5 * NS_PER_MS,
+		.u.other.kind = input_number(1)};
+	struct probe_name names[8];
+
+	for (uint32_t i = 0; i < count; i++)
+		path[i] = seed >> (4 * i) & 15;
+	play_chain_make(&fuzz.chain, &fuzz.sim, space, path, count);
+	named = probe_names(&fuzz.sim.realm->index.view, &fuzz.chain.probe, count, names);
+	memset(parts, 0, count * sizeof(*parts));
+	for (uint32_t i = 0; i < named; i++)
+		parts[i] = (struct load_part){
+			.slot = names[i].slot, .name_generation = names[i].name_generation};
+	message.count = count;
+	message.scratch_bytes = (uint32_t)(count * sizeof(*parts));
+	atomic_store(&sim_page(&fuzz.fiend)->pins_used, PAGE_PINS);
+	sim_push(&fuzz.fiend, &message);
+}
+
 static void act(void)
 {
 	switch (input_number(1) % ACT_COUNT) {
@@ -254,6 +282,12 @@ static void act(void)
 	case ACT_NAMED:
 		act_named();
 		break;
+	case ACT_DEVICE:
+		sim_devices_run(&fuzz.sim, 1 + input_number(1));
+		break;
+	case ACT_LOAD:
+		act_load();
+		break;
 	default:
 		session_stop(fuzz.fiend.session);
 	}
@@ -287,15 +321,17 @@ static void page_open(unsigned realm, struct sim_client *client)
 	REQUIRE_EQ(sim_client_open_at(fuzz.sim.realms[realm], page, client), 0);
 }
 
-static void world_open(void)
+static void world_open(bool ssd)
 {
 	struct sim_options options = {.dram_bytes = 2 << 20,
-		.use_max = 24 * 4096,
-		.index_blocks = 24,
+		/* With an ssd what is loaded must have left DRAM before. */
+		.use_max = (ssd ? 12 : 24) * 4096,
+		.index_blocks = ssd ? 36 : 24,
 		.record_bytes = 256 << 10,
 		.age_limit_ns = 50 * NS_PER_MS,
 		.realms = 2,
-		.movers = true};
+		.movers = true,
+		.ssd = {.bytes = ssd ? SSD_BYTES : 0}};
 
 	REQUIRE_EQ(sim_create(&fuzz.sim, &options), 0);
 	page_open(0, &fuzz.fiend);
@@ -337,7 +373,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
 	fuzz.at = data;
 	fuzz.left = bytes;
-	world_open();
+	world_open(bytes && data[0] >= 128);
 	while (fuzz.left)
 		act();
 	sim_run(&fuzz.sim);
