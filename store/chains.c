@@ -37,14 +37,15 @@ void chains_destroy(struct chains *chains)
 	*chains = (struct chains){0};
 }
 
-static uint64_t key_of(uint64_t incarnation, uint64_t write)
+/* Short: of a million records a hundred pairs have one key, and then their labels are compared. */
+static uint32_t key_of(uint64_t incarnation, uint64_t write)
 {
-	return mix64(incarnation ^ mix64(write));
+	return (uint32_t)mix64(incarnation ^ mix64(write));
 }
 
-static uint32_t *head_of(struct chains *chains, uint64_t key)
+static uint32_t *head_of(struct chains *chains, uint32_t key)
 {
-	return &chains->heads[hash_range((uint32_t)key, chains->head_count)];
+	return &chains->heads[hash_range(key, chains->head_count)];
 }
 
 void chains_add(struct chains *chains, uint32_t number, uint8_t space)
@@ -69,7 +70,7 @@ static const struct label_head *label_of(const struct chains *chains, uint32_t r
 
 /* The record of this write generation, whose key is @key. Labels are looked at where keys agree. */
 static uint32_t record_find(
-	struct chains *chains, uint64_t key, uint64_t incarnation, uint64_t write)
+	struct chains *chains, uint32_t key, uint64_t incarnation, uint64_t write)
 {
 	uint32_t at = *head_of(chains, key);
 

@@ -20,7 +20,7 @@ enum { CHAINS_ROOT = UINT32_MAX, CHAINS_LOST = UINT32_MAX - 1 };
 enum chains_state { CHAINS_NEW, CHAINS_IN, CHAINS_OUT };
 
 struct chains_record {
-	uint64_t key, parent_key; /* hashes of the write generations */
+	uint32_t key, parent_key; /* hashes of the write generations */
 	uint32_t found;		  /* index */
 	uint32_t parent; /* record, CHAINS_ROOT or CHAINS_LOST: no record of it was found */
 	uint32_t next;	 /* of its hash chain */

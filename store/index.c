@@ -15,7 +15,12 @@
 #include "base/memory.h"
 #include "store/store_priv.h"
 
-enum { RECORD_GRANULE = 16, RECORD_CLASSES_MAX = 256, RECORD_FINE_BYTES = 1024 };
+enum {
+	RECORD_GRANULE = 16,
+	RECORD_CLASSES_MAX = 256,
+	RECORD_FINE_BYTES = 1024,
+	POPULATE_SLOTS = 32768, /* at a time: 2 MiB of entries */
+};
 
 #define STORE(field, value) atomic_store_explicit(&(field), (value), RELAXED)
 #define LOAD(field)	    atomic_load_explicit(&(field), RELAXED)
@@ -165,6 +170,39 @@ void index_destroy(struct index *index)
 		close(index->fd);
 	memset(index, 0, sizeof(*index));
 	index->fd = -1;
+}
+
+/* Pages of @count things of @each bytes from the one called @from on. */
+static void array_populate(const void *array, uint64_t each, uint64_t from, uint64_t count)
+{
+#ifdef MADV_POPULATE_WRITE
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t begin = ((uintptr_t)array + from * each) & ~(page - 1);
+	uintptr_t end = (uintptr_t)array + (from + count) * each;
+
+	/* An older system does not know it, or a limit is reached: then it is touched later. */
+	if (count)
+		madvise((void *)begin, end - begin, MADV_POPULATE_WRITE);
+#else
+	(void)array, (void)each, (void)from, (void)count;
+#endif
+}
+
+void index_populate(const struct index *index, uint32_t slots, uint64_t record_bytes)
+{
+	uint64_t heap_bytes = MIN_OF(record_bytes, index->head->heap_bytes);
+
+	slots = MIN_OF(slots, index->head->slot_count);
+	/* Side by side, as names take them: who makes the names is not far behind. */
+	for (uint32_t from = 0; from < slots; from += POPULATE_SLOTS) {
+		uint32_t count = MIN_OF(slots - from, (uint32_t)POPULATE_SLOTS);
+		uint64_t heap = heap_bytes * from / slots;
+
+		array_populate(index->entries, sizeof(struct index_entry), from, count);
+		array_populate(index->slots, sizeof(struct slot), from, count);
+		array_populate(index->heap, 1, heap, heap_bytes * (from + count) / slots - heap);
+		array_populate(index->parts, sizeof(struct index_part), from, count);
+	}
 }
 
 /* Sizes beyond 1 KiB are rounded to a 32nd, so that extra keys of any length make few classes. */

@@ -59,6 +59,16 @@ struct label_block {
 	const uint64_t *sums;
 };
 
+/* About what the record of a block with such a label takes in the index. */
+static inline uint32_t label_record_bytes(uint32_t label_bytes)
+{
+	/* The head is shorter there, and part 0 lies elsewhere. */
+	uint32_t less =
+		sizeof(struct label_head) + sizeof(struct label_part) - sizeof(struct record_head);
+
+	return label_bytes > less ? (label_bytes - less + 15u) & ~15u : 0;
+}
+
 /* Every number is checked against @bytes. Return: 0 or -EBADMSG. */
 int label_block_read(const void *label, uint32_t bytes, struct label_block *out);
 int label_space_read(const void *label, uint32_t bytes, struct label_space *out);

@@ -416,14 +416,14 @@ fail:
 	return status;
 }
 
-int node_thread_start(pthread_t *thread, void *(*body)(void *), struct node *node, const char *name)
+int node_thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const char *name)
 {
 	sigset_t all, before;
 	int status;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	status = memory_should_fail() ? EAGAIN : pthread_create(thread, NULL, body, node);
+	status = memory_should_fail() ? EAGAIN : pthread_create(thread, NULL, body, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (status == 0)
 		pthread_setname_np(*thread, name);

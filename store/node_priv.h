@@ -67,8 +67,7 @@ int node_ssd_start(struct node *node);
 /* A pool is whole: transfers to and from it need no page look-ups any more. */
 void node_ssd_register(struct node *node, const struct realm *realm);
 /* Threads of ours take no signals: they are the program's. Return: 0 or a negative errno. */
-int node_thread_start(
-	pthread_t *thread, void *(*body)(void *), struct node *node, const char *name);
+int node_thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const char *name);
 void node_ssd_settle(struct node *node);
 void node_ssd_destroy(struct node *node);
 void node_ssd_status(struct node *node, struct node_ssd_status *out);

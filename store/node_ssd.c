@@ -12,6 +12,7 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "store/label.h"
 #include "store/node_priv.h"
 #include "tiering/ssd/disk.h"
 
@@ -53,6 +54,55 @@ int node_ssd_create(
 	return ssd_create(&ssd, &node->keeper->ssd, why, why_bytes);
 }
 
+/*
+ * The memory of the names that are about to be made: clearing its pages takes as long as making the
+ * names, so another thread has the system do that ahead of us.
+ */
+struct populating {
+	const struct index *index;
+	uint32_t slots;
+	uint64_t record_bytes;
+	pthread_t thread;
+	bool runs;
+};
+
+static void *populate_main(void *arg)
+{
+	const struct populating *populating = arg;
+
+	index_populate(populating->index, populating->slots, populating->record_bytes);
+	return NULL;
+}
+
+static void populate_begin(struct populating *populating, const struct realm *realm,
+	const struct ssd_found *found, int64_t count)
+{
+	*populating = (struct populating){.index = &realm->index};
+	for (int64_t i = 0; i < count; i++)
+		if (found[i].log == realm->ssd.log) {
+			populating->slots++;
+			populating->record_bytes += label_record_bytes(found[i].label_bytes);
+		}
+	/* What cannot be had is touched when it is needed. */
+	populating->runs =
+		populating->slots && node_thread_start(&populating->thread, populate_main,
+					     populating, "skep-populate") == 0;
+}
+
+static int realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count)
+{
+	struct populating populating;
+	int status;
+
+	if (!realm->ssd.log)
+		return 0;
+	populate_begin(&populating, realm, found, count);
+	status = ssd_realm_recover(realm, found, count);
+	if (populating.runs)
+		pthread_join(populating.thread, NULL);
+	return status;
+}
+
 int node_ssd_recover(struct node *node, char *why, size_t why_bytes)
 {
 	struct keeper *keeper = node->keeper;
@@ -70,7 +120,7 @@ int node_ssd_recover(struct node *node, char *why, size_t why_bytes)
 		return (int)count;
 	}
 	for (unsigned i = 0; i < keeper->realm_count && status == 0; i++)
-		status = ssd_realm_recover(keeper->realms[i], found, count);
+		status = realm_recover(keeper->realms[i], found, count);
 	ssd_recover_end(keeper->ssd);
 	node_ledger_recovered(node, (uint64_t)count);
 	memory_trim();

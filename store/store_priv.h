@@ -448,6 +448,9 @@ uint64_t session_pins(const struct session *session);
 int index_create(struct index *index, const struct realm_config *config, const char *name,
 	uint64_t incarnation, uint32_t id_bits);
 void index_destroy(struct index *index);
+/* Has the system give the memory that the next @slots names with @record_bytes of records in all
+ * will take, while they are made. Any thread; nothing is written. */
+void index_populate(const struct index *index, uint32_t slots, uint64_t record_bytes);
 /* Everything that names a block to be made. */
 struct index_name {
 	struct block_id id;
