@@ -1,20 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/store/ssd_model.h"
 
-void model_begin(struct model *model, const struct sim_space kinds[MODEL_SPACES])
+const struct sim_space model_kinds[MODEL_SPACES] = {
+	{.name = "one", .block_tokens = 4, .part_count = 1, .bytes = {16384}, .ranges = {2}},
+	{.name = "three",
+		.block_tokens = 4,
+		.part_count = 3,
+		.bytes = {16384, 4096, 24576},
+		.ranges = {1, 1, 3}},
+	{.name = "large", .block_tokens = 4, .part_count = 1, .bytes = {81920}, .ranges = {1}},
+};
+
+void model_begin(struct model *model)
 {
 	memset(model, 0, sizeof(*model));
-	model->kinds = kinds;
 }
 
-static void space_look(const struct model *model, const struct realm *realm, unsigned kind,
-	struct model_space *space)
+static void space_look(const struct realm *realm, unsigned kind, struct model_space *space)
 {
 	space->version = 0;
 	space->at = SSD_NONE;
 	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
 		if (realm->spaces[i].used &&
-			!strcmp(realm->spaces[i].name, model->kinds[kind].name)) {
+			!strcmp(realm->spaces[i].name, model_kinds[kind].name)) {
 			space->version = realm->spaces[i].version;
 			space->at = realm->spaces[i].ssd_at;
 		}
@@ -59,7 +67,7 @@ static void excuses_look(struct model *model, struct realm *realm)
 	for (unsigned i = 0; i < MODEL_SPACES; i++) {
 		uint32_t before = model->spaces[i].at;
 
-		space_look(model, realm, i, &model->spaces[i]);
+		space_look(realm, i, &model->spaces[i]);
 		excused |= model->has_failed && model->spaces[i].at != before;
 		if (excused)
 			model->spaces[i].durable_version = 0;
@@ -141,7 +149,7 @@ void model_restarted(struct model *model, struct realm *realm, bool ledger)
 		struct model_space *space = &model->spaces[i];
 
 		/* Where nothing of it was durable the space is not known any more. */
-		space_look(model, realm, i, space);
+		space_look(realm, i, space);
 		if (!excused)
 			REQUIRE(space->version >= space->durable_version);
 	}

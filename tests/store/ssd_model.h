@@ -31,7 +31,6 @@ struct model_space {
 struct model {
 	struct model_name names[MODEL_NAMES_MAX];
 	uint32_t count;
-	const struct sim_space *kinds; /* of the spaces, which stand wherever there is a place */
 	struct model_space spaces[MODEL_SPACES];
 	uint64_t look;
 	uint64_t left;	   /* names that may have gone, as counted */
@@ -41,7 +40,10 @@ struct model {
 	uint64_t durables; /* that were found again */
 };
 
-void model_begin(struct model *model, const struct sim_space kinds[MODEL_SPACES]);
+/* The spaces, each of which stands wherever there is a place. */
+extern const struct sim_space model_kinds[MODEL_SPACES];
+
+void model_begin(struct model *model);
 
 /* A name that may come to stand. */
 void model_know(struct model *model, struct block_id id);

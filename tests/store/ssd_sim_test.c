@@ -24,19 +24,8 @@ enum {
 	PINS = 4,
 	LOAD_CELL = PINS,
 	STEPS = 1800,
-	TOKENS = 4,
 	OPERATOR_PINS = 4,
 	LOAD_SCRATCH = PAGE_SCRATCH_BYTES / 4,
-};
-
-static const struct sim_space kinds[MODEL_SPACES] = {
-	{.name = "one", .block_tokens = TOKENS, .part_count = 1, .bytes = {16384}, .ranges = {2}},
-	{.name = "three",
-		.block_tokens = TOKENS,
-		.part_count = 3,
-		.bytes = {16384, 4096, 24576},
-		.ranges = {1, 1, 3}},
-	{.name = "large", .block_tokens = TOKENS, .part_count = 1, .bytes = {81920}, .ranges = {1}},
 };
 
 /* What happened in a life: one in which nothing did would prove nothing. */
@@ -395,7 +384,7 @@ static void spaces_open(struct player *player)
 	for (unsigned i = 0; i < MODEL_SPACES; i++) {
 		uint64_t generation = player->spaces[i].answer.generation;
 
-		play_space_open(&player->client, &kinds[i], &player->spaces[i]);
+		play_space_open(&player->client, &model_kinds[i], &player->spaces[i]);
 		/* What was begun under the old version is not gone on with. */
 		if (generation != player->spaces[i].answer.generation)
 			player->putting = false;
@@ -758,7 +747,7 @@ static uint64_t life(uint64_t seed)
 		.ledger = pick(2)};
 	REQUIRE_EQ(sim_create(&world.sim, options), 0);
 	for (unsigned i = 0; i < REALMS; i++)
-		model_begin(&world.models[i], kinds);
+		model_begin(&world.models[i]);
 	for (unsigned i = 0; i < CLIENTS; i++)
 		world.players[i].realm = i % world.realm_count;
 	for (unsigned i = 0; i < STEPS; i++)
