@@ -27,6 +27,15 @@ set(CMAKE_C_FLAGS_DEBUG "-O1 -g")
 find_package(Threads REQUIRED)
 if(NOT SKEP_KERNELS_ONLY)
 	find_package(PkgConfig REQUIRED)
+else()
+	# A GPU machine may lack xxhash.h: what kernels/ need of it is in base/hash_plain.h.
+	include(CheckCSourceCompiles)
+	check_c_source_compiles("#define XXH_INLINE_ALL
+		#include <xxhash.h>
+		int main(void) { return (int)XXH3_64bits(\"\", 0); }" SKEP_HAVE_XXHASH)
+	if(NOT SKEP_HAVE_XXHASH)
+		add_compile_definitions(SKEP_HASH_PLAIN)
+	endif()
 endif()
 
 # A compiler cache is used where one is installed, and never asked for.
@@ -35,16 +44,7 @@ if(SKEP_CCACHE)
 	set(CMAKE_C_COMPILER_LAUNCHER ${SKEP_CCACHE})
 endif()
 
-# SKEP_HAVE_CUDA says whether kernels/ builds its CUDA back end or the stub.
-set(SKEP_HAVE_CUDA OFF)
-if(SKEP_CUDA STREQUAL "AUTO")
-	include(CheckLanguage)
-	check_language(CUDA)
-endif()
-if(SKEP_CUDA STREQUAL "ON" OR (SKEP_CUDA STREQUAL "AUTO" AND CMAKE_CUDA_COMPILER))
-	enable_language(CUDA)
-	set(SKEP_HAVE_CUDA ON)
-endif()
+include(${CMAKE_CURRENT_LIST_DIR}/cuda.cmake)
 
 add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-Wall> $<$<COMPILE_LANGUAGE:C,CXX>:-Wextra>
 	$<$<COMPILE_LANGUAGE:C,CXX>:-Wshadow> $<$<COMPILE_LANGUAGE:C,CXX>:-Wpointer-arith>
@@ -54,7 +54,7 @@ add_compile_options($<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes>
 	$<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wold-style-definition>)
 add_compile_definitions(_GNU_SOURCE)
 if(SKEP_WERROR)
-	add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-Werror> $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
+	add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-Werror>)
 endif()
 if(SKEP_SANITIZE)
 	add_compile_options(-fsanitize=${SKEP_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -14,10 +14,10 @@
  *
  * A device address is a uint64_t, here always called `at`. Calls answer 0 or a negative errno:
  * -ENOMEM where the device is full, -EINVAL for arguments, -ENODEV for a device that is not there,
- * -ENOTSUP for a back end that was not built, -EIO for whatever the driver says besides (its words
- * go to the log, once). Unless a call says otherwise it may come from any thread and may block.
- * What ends a thing (free, destroy, unmap) does not fail: a driver that refuses is logged, and the
- * device is `broken` from then on.
+ * -ENOTSUP for a back end or a kernel that was not built, -EIO for whatever the driver says besides
+ * (its words go to the log, once). Unless a call says otherwise it may come from any thread and may
+ * block. What ends a thing (free, destroy, unmap) does not fail: a driver that refuses is logged,
+ * and the device is `broken` from then on.
  */
 enum gpu_back_end { GPU_HOST, GPU_CUDA };
 
@@ -43,10 +43,14 @@ struct gpu_usage {
 	unsigned streams, events;
 };
 
-/* Opens device @device (host: any number). Takes its memory only as asked. */
+/*
+ * Opens device @device (host: any number). Takes its memory only as asked. CUDA: its primary
+ * context, which the engine's runtime uses too; no call leaves a thread with another context than
+ * before.
+ */
 int gpu_open(enum gpu_back_end back_end, unsigned device, struct gpu **gpu);
 
-/* Everything taken through it must have been given back. */
+/* Everything taken through it must have been given back (checked). No call may be under way. */
 void gpu_close(struct gpu *gpu);
 
 const struct gpu_info *gpu_info(const struct gpu *gpu);
@@ -72,12 +76,14 @@ void gpu_pinned_free(struct gpu *gpu, void *memory);
 
 /*
  * Makes memory that exists (a chunk of the pool) page-locked, whole pages. A read-only
- * mapping can be registered with @read_only where the device has it, else -ENOTSUP.
+ * mapping can be registered with @read_only where the device has it, else -ENOTSUP. -EEXIST where
+ * any of it is page-locked already, by whomever.
  */
 int gpu_register(struct gpu *gpu, void *memory, size_t bytes, bool read_only);
 void gpu_unregister(struct gpu *gpu, void *memory);
 
-/* A range of addresses with nothing behind it. @bytes is a multiple of page_bytes. */
+/* A range of addresses with nothing behind it. @bytes is a multiple of page_bytes. Given back
+ * whole, when nothing is mapped in it. */
 int gpu_reserve(struct gpu *gpu, size_t bytes, uint64_t *at);
 void gpu_unreserve(struct gpu *gpu, uint64_t at, size_t bytes);
 
@@ -86,17 +92,27 @@ int gpu_page_create(struct gpu *gpu, size_t bytes, struct gpu_page **page);
 void gpu_page_destroy(struct gpu *gpu, struct gpu_page *page); /* mapped nowhere */
 
 /*
- * Puts the whole of @page at @at, which lies in a reserved range where nothing is mapped, readable
- * and writable by the device. Or takes it away: the caller knows that no work in flight uses it.
+ * Puts the whole of @page at @at, which lies in a reserved range where nothing is mapped (else
+ * -EINVAL), readable and writable by the device. Or takes whole pages that lie side by side away:
+ * the caller knows that no work in flight uses them.
  */
 int gpu_map(struct gpu *gpu, uint64_t at, struct gpu_page *page);
 void gpu_unmap(struct gpu *gpu, uint64_t at, size_t bytes);
 
+/*
+ * The same for @count pages, one behind the other from @at on: all of them, or, with an error,
+ * none. A page costs about as much as by a call of its own (gpu_bench), but there is nothing to
+ * undo half-way.
+ */
+int gpu_map_run(struct gpu *gpu, uint64_t at, struct gpu_page *const *pages, size_t count);
+
 /* --------------------------------------------------------------------------- streams and events */
 
-/* Work submitted to a stream runs in order. One thread at a time uses a stream. */
+/* Work submitted to a stream runs in order. One thread at a time uses a stream. An event is
+ * recorded by one thread at a time; an event that was never recorded counts as done. */
 int gpu_stream_create(struct gpu *gpu, struct gpu_stream **stream);
-void gpu_stream_destroy(struct gpu_stream *stream); /* waits for its work */
+void gpu_stream_destroy(
+	struct gpu_stream *stream); /* waits for its work; not for an adopted one's */
 
 /*
  * A stream of somebody else (a CUstream of the engine; 0 is the default one) seen as one of ours;
@@ -108,15 +124,16 @@ int gpu_stream_adopt(struct gpu *gpu, uintptr_t native, struct gpu_stream **stre
 int gpu_stream_sync(struct gpu_stream *stream);
 
 int gpu_event_create(struct gpu *gpu, struct gpu_event **event);
-void gpu_event_destroy(struct gpu_event *event);
+void gpu_event_destroy(struct gpu_event *event); /* also while work that names it is under way */
 int gpu_event_record(struct gpu_event *event, struct gpu_stream *stream);
 int gpu_event_done(struct gpu_event *event); /* 1, 0 not yet, or negative; does not block */
 int gpu_event_sync(struct gpu_event *event);
 
-/* Device time between two recorded events that are done, in nanoseconds. */
+/* Device time between two recorded events, in nanoseconds; -EAGAIN while one is not done, -EINVAL
+ * where one was never recorded. */
 int gpu_event_ns(struct gpu_event *from, struct gpu_event *to, uint64_t *ns);
 
-/* What is submitted to @stream from now on waits for @event. */
+/* What is submitted to @stream from now on waits for the last record of @event before this call. */
 int gpu_stream_wait(struct gpu_stream *stream, struct gpu_event *event);
 
 /* ------------------------------------------------------------------------- copies and launches */
@@ -129,6 +146,21 @@ int gpu_copy_in(struct gpu_stream *stream, uint64_t to, const void *from, size_t
 int gpu_copy_out(struct gpu_stream *stream, void *to, uint64_t from, size_t bytes);
 int gpu_copy(struct gpu_stream *stream, uint64_t to, uint64_t from, size_t bytes);
 int gpu_fill(struct gpu_stream *stream, uint64_t at, unsigned char byte, size_t bytes);
+
+/*
+ * Many copies by one submission, with no order among them: batch.from[i] → batch.to[i]. Addresses
+ * are the device's, or pointers into page-locked memory. The arrays are read during the call; no
+ * copy is empty. -EINVAL on an adopted default stream. Copies of 2 MiB in a batch are as fast as
+ * one large copy, where a call for each loses a twentieth; for 16 KiB the device's copy engine is
+ * slow in a batch too.
+ */
+struct gpu_batch {
+	const uint64_t *to, *from;
+	const size_t *bytes;
+	size_t count;
+};
+
+int gpu_copy_batch(struct gpu_stream *stream, const struct gpu_batch *batch);
 
 /*
  * A kernel is one function with one argument: a struct, declared in a plain C header that both
@@ -150,7 +182,10 @@ struct gpu_grid {
 	unsigned shared_bytes; /* dynamic, a block; more than 48 KiB is asked for where needed */
 };
 
-/* @args (@args_bytes ≤ 4096) is copied. @kernel stays valid as long as the device is open. */
+/*
+ * @args (@args_bytes ≤ 4096) is copied. @kernel is a constant: it stays valid, at its address, as
+ * long as the device is open. -EINVAL for a grid that the device cannot run.
+ */
 int gpu_launch(struct gpu_stream *stream, const struct gpu_kernel *kernel,
 	const struct gpu_grid *grid, const void *args, size_t args_bytes);
 
