@@ -12,6 +12,10 @@
 #include <malloc.h>
 #endif
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* newer than the headers of some C libraries */
+#endif
+
 static _Atomic long fail_countdown; /* 0: off; n: the n-th from now fails; -1: all fail */
 static _Atomic int fail_forever;
 
@@ -79,6 +83,11 @@ void memory_large_pages(void *memory, size_t bytes)
 
 	if (begin < end)
 		madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+}
+
+int memory_collapse(void *memory, size_t bytes)
+{
+	return madvise(memory, bytes, MADV_COLLAPSE) < 0 ? -errno : 0;
 }
 
 void memory_trim(void)

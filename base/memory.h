@@ -18,6 +18,13 @@ void memory_free(void *old);
  * gives them on advice. */
 void memory_large_pages(void *memory, size_t bytes);
 
+/*
+ * Makes pages of 2 MiB now, of private or shared memory, where each of them has one page already;
+ * the system's standard does not matter, unless it is "deny". Without bytes: can this kernel do it
+ * (Linux 6.1)? Blocks. Return: 0 or a negative errno, and some of it may be done.
+ */
+int memory_collapse(void *memory, size_t bytes);
+
 /* Gives back to the system what the allocator keeps of memory that was freed: after a start. */
 void memory_trim(void);
 

@@ -133,6 +133,60 @@ static void populating_goes_in_steps(void)
 	dram_destroy(dram);
 }
 
+/* Bytes from @at on that this process maps by pages of 2 MiB. */
+static uint64_t mapped_huge(const void *at)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	char line[512];
+	uint64_t kib = 0;
+	bool here = false;
+
+	REQUIRE(file);
+	while (fgets(line, sizeof(line), file)) {
+		unsigned long begin, end, found;
+
+		if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
+			here = begin == (uintptr_t)at;
+		else if (here && sscanf(line, "ShmemPmdMapped: %lu kB", &found) == 1)
+			kib = found;
+	}
+	fclose(file);
+	return kib << 10;
+}
+
+/* Can shared memory have them here? Old kernels, "deny" and scattered memory say no. */
+static bool huge_pages_are_had(void)
+{
+	struct dram *dram = pool(2 * MIB, 2 * MIB, 0);
+	bool had;
+
+	*(uint8_t *)dram_at(dram, 0) = 1;
+	had = memory_collapse(dram_at(dram, 0), 2 * MIB) == 0;
+	dram_destroy(dram);
+	return had;
+}
+
+/* Also where the system gives none by itself. */
+static void a_pool_lies_on_huge_pages(void)
+{
+	struct dram *dram;
+	uint64_t huge;
+
+	if (!huge_pages_are_had()) {
+		printf("skip: no huge pages for shared memory here\n");
+		return;
+	}
+	dram = pool(96 * MIB, 96 * MIB, 0);
+	for (int i = 0; i < 2; i++)
+		REQUIRE(dram_populate(dram, 0) > 0);
+	REQUIRE_EQ(dram_populate(dram, 0), 96 * MIB);
+	huge = mapped_huge(dram_at(dram, 0));
+	printf("%llu of 96 MiB lie on huge pages\n", (unsigned long long)(huge >> 20));
+	/* Free memory may be scattered here and there. */
+	REQUIRE(huge >= 48 * MIB);
+	dram_destroy(dram);
+}
+
 /* A limit is kept: what it does not leave room for is not taken, and asked for again later. */
 static void a_limit_is_kept(void)
 {
@@ -272,6 +326,7 @@ int main(void)
 	wrong_pools_are_refused();
 	nothing_leaks_when_memory_is_short();
 	populating_goes_in_steps();
+	a_pool_lies_on_huge_pages();
 	a_limit_is_kept();
 	frames_are_bounded();
 	classes_are_bounded();

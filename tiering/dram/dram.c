@@ -29,6 +29,23 @@ struct dram {
 	int fds[];
 };
 
+/* Addresses with nothing there yet, on a boundary of huge pages. */
+static int range_reserve(struct dram *dram)
+{
+	uint8_t *base = mmap(NULL, dram->bytes + DRAM_UNIT_BYTES, PROT_NONE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t before;
+
+	if (base == MAP_FAILED)
+		return -errno;
+	before = align_up((uintptr_t)base, DRAM_UNIT_BYTES) - (uintptr_t)base;
+	if (before)
+		munmap(base, before);
+	dram->base = base + before;
+	munmap(dram->base + dram->bytes, DRAM_UNIT_BYTES - before);
+	return 0;
+}
+
 /* One sealed memory file, mapped at its place in the pool. Return: its descriptor or negative. */
 static int chunk_create(const char *name, void *at, uint64_t bytes)
 {
@@ -50,7 +67,7 @@ static int chunk_create(const char *name, void *at, uint64_t bytes)
 		close(fd);
 		return status;
 	}
-	/* Where the system gives huge pages to shared memory on advice; elsewhere it says no. */
+	/* Where the system gives huge pages to shared memory on advice. */
 	madvise(at, bytes, MADV_HUGEPAGE);
 	return fd;
 }
@@ -66,7 +83,6 @@ int dram_create(const struct dram_options *options, struct dram **out)
 		.classes_max = DRAM_CLASSES_MAX};
 	unsigned count;
 	struct dram *dram;
-	void *base;
 	int status;
 
 	if (!bytes || !chunk || chunk % DRAM_UNIT_BYTES || chunk > 1ull << 30 ||
@@ -82,12 +98,9 @@ int dram_create(const struct dram_options *options, struct dram **out)
 	status = slab_create(&slab, &dram->slab);
 	if (status < 0)
 		goto free_dram;
-	base = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (base == MAP_FAILED) {
-		status = -errno;
+	status = range_reserve(dram);
+	if (status < 0)
 		goto free_slab;
-	}
-	dram->base = base;
 	for (; dram->chunk_count < count; dram->chunk_count++) {
 		uint64_t at = dram->chunk_count * chunk;
 
@@ -102,7 +115,7 @@ int dram_create(const struct dram_options *options, struct dram **out)
 close_chunks:
 	while (dram->chunk_count)
 		close(dram->fds[--dram->chunk_count]);
-	munmap(base, bytes);
+	munmap(dram->base, bytes);
 free_slab:
 	slab_destroy(dram->slab);
 free_dram:
@@ -121,6 +134,19 @@ void dram_destroy(struct dram *dram)
 	memory_free(dram);
 }
 
+/*
+ * Huge pages, which shared memory has by default on few systems: they are had several times faster
+ * than small ones, save page tables and TLB misses in all processes, and let a device take a frame
+ * in one segment. What cannot be had so is populated with small pages after this.
+ */
+static void huge_pages_make(uint8_t *at, uint64_t bytes)
+{
+	for (uint64_t unit = 0; unit < bytes; unit += DRAM_UNIT_BYTES)
+		if (madvise(at + unit, 1, MADV_POPULATE_WRITE) < 0)
+			return;
+	memory_collapse(at, bytes);
+}
+
 int64_t dram_populate(struct dram *dram, uint64_t memory_max)
 {
 	uint64_t step = MIN_OF(STEP_BYTES, dram->bytes - dram->populated);
@@ -134,6 +160,7 @@ int64_t dram_populate(struct dram *dram, uint64_t memory_max)
 					  : 0;
 	if (!step)
 		return -EAGAIN;
+	huge_pages_make(dram->base + dram->populated, step);
 	if (madvise(dram->base + dram->populated, step, MADV_POPULATE_WRITE) < 0) {
 		log_error("dram", "cannot populate %llu bytes of the pool: %m",
 			(unsigned long long)step);

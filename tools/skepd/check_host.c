@@ -12,6 +12,7 @@
 #include "base/bits.h"
 #include "base/clock.h"
 #include "base/loop/loop.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "tools/skepd/check_priv.h"
 #include "tools/text.h"
@@ -243,14 +244,15 @@ void check_huge_pages(const struct check_scene *scene, struct check_result *resu
 	}
 	*to = 0;
 	from++;
-	/* Pools are not advised: what the host gives all shared memory is what they get. */
-	if (strcmp(from, "never") && strcmp(from, "deny") && strcmp(from, "advise")) {
+	/* Pools ask for them by name. */
+	if (strcmp(from, "deny") != 0 &&
+		(strcmp(from, "never") != 0 || memory_collapse(NULL, 0) == 0)) {
 		check_say(result, CHECK_OK, "shared memory: %s", from);
 		return;
 	}
 	check_say(result, CHECK_WARN, "shared memory: %s", from);
 	check_advise(result,
-		"echo within_size > %s: pools lie on 4 KiB pages otherwise, and copies "
+		"echo advise > %s: pools lie on 4 KiB pages otherwise, and copies and the ssd "
 		"are slower",
 		file);
 }
