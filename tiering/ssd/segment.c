@@ -7,6 +7,9 @@
 #include "base/log.h"
 #include "tiering/ssd/ssd_priv.h"
 
+/* Of a segment: when so much of it is taken the next one is opened. */
+enum { NEXT_SHARE = 16 };
+
 struct ssd_segment *ssd_segment_at(struct ssd_log *log, uint32_t at, uint32_t units)
 {
 	struct ssd *ssd = log->ssd;
@@ -156,6 +159,7 @@ static void segment_open(struct ssd_log *log, struct ssd_segment *segment)
 {
 	struct ssd *ssd = log->ssd;
 
+	SKEP_CHECK(!log->next);
 	segment->log = log;
 	segment->sequence = ssd->next_sequence++;
 	segment->state = SEGMENT_OPENING;
@@ -166,34 +170,73 @@ static void segment_open(struct ssd_log *log, struct ssd_segment *segment)
 	segment->reads = segment->moves = segment->moving_units = 0;
 	segment->lost = segment->broken = segment->unopened = segment->reclaiming = false;
 	log->held++;
-	log->open = segment;
+	log->next = segment;
 	log->reclaim_due = true;
 	ssd_opening_begin(log, segment);
+}
+
+/*
+ * An opening is written behind all that is under way, and flushed: payload that had to wait for it
+ * would leave the device idle at each change of segments. So the next one is opened soon after the
+ * last one was taken in use, while there is no want of segments.
+ */
+static void next_prepare(struct ssd_log *log)
+{
+	struct ssd_segment *segment;
+
+	if (log->next || log->opening.segment || log->open->state != SEGMENT_OPEN ||
+		log->open->fill < log->ssd->segment_units / NEXT_SHARE ||
+		ssd_log_free(log) <= ssd_log_reserve(log->quota_now) + 1)
+		return;
+	segment = free_take(log->ssd);
+	if (segment)
+		segment_open(log, segment);
+}
+
+void ssd_segment_next_drop(struct ssd_log *log)
+{
+	struct ssd_segment *segment = log->next;
+
+	SKEP_CHECK(segment->state == SEGMENT_OPEN || segment->state == SEGMENT_OPENING);
+	log->next = NULL;
+	log->closing++;
+	if (segment->state == SEGMENT_OPEN)
+		segment->state = SEGMENT_CLOSING;
+	ssd_segment_check(log->ssd, segment);
 }
 
 int ssd_segment_find(struct ssd_log *log, uint32_t units, uint32_t entry_bytes, bool move)
 {
 	struct ssd *ssd = log->ssd;
-	uint32_t left = ssd_log_free(log);
-	struct ssd_segment *next;
+	/* The one that was opened ahead holds nothing yet: it counts as free. */
+	uint32_t held = log->held - (log->next != NULL);
+	uint32_t left = held < log->quota_now ? log->quota_now - held : 0;
+	struct ssd_segment *free;
 
 	if (ssd->segments_healthy == 0)
 		return -EROFS;
 	if (log->open && left > SSD_RESERVE_MOVES)
 		log->open->for_moves = false;
-	if (log->open && segment_fits(log->open, units, entry_bytes))
+	if (log->open && segment_fits(log->open, units, entry_bytes)) {
+		next_prepare(log);
 		return log->open->for_moves && !move ? -ENOSPC : 0;
+	}
 	if (left <= (move ? 0 : SSD_RESERVE_MOVES))
 		return -ENOSPC;
-	if (log->opening.segment || log->closing >= SSD_CLOSING_MAX)
+	if ((!log->next && log->opening.segment) || log->closing >= SSD_CLOSING_MAX)
 		return -EAGAIN;
-	next = free_take(ssd);
-	if (!next)
-		return -ENOSPC;
+	if (!log->next) {
+		free = free_take(ssd);
+		if (!free)
+			return -ENOSPC;
+		segment_open(log, free);
+	}
 	if (log->open)
 		ssd_segment_close(log);
-	next->for_moves = left <= SSD_RESERVE_MOVES;
-	segment_open(log, next);
+	log->open = log->next;
+	log->next = NULL;
+	log->open->entries_end = log->put_count;
+	log->open->for_moves = left <= SSD_RESERVE_MOVES;
 	return 0;
 }
 
@@ -301,6 +344,8 @@ void ssd_fence(struct ssd *ssd, unsigned d)
 		}
 		if (log->open == segment)
 			ssd_segment_close(log);
+		if (log->next == segment)
+			ssd_segment_next_drop(log);
 	}
 	ssd_quotas_set(ssd);
 }

@@ -20,12 +20,15 @@ static bool segment_bytes_valid(uint64_t bytes)
 	return bytes >= 1 << 20 && bytes <= 1 << 30 && (bytes & (bytes - 1)) == 0;
 }
 
-/* About 256 segments, none below 4 MiB or above 256 MiB. */
+/*
+ * About 64 segments or more, none below 4 MiB or above 256 MiB: a segment's table goes through the
+ * queue of payloads two or three times, while a fast device fills tens of MiB.
+ */
 static uint64_t segment_bytes_for(uint64_t device_bytes)
 {
 	uint64_t bytes = 4 << 20;
 
-	while (bytes < 256 << 20 && bytes * 2 * 256 <= device_bytes)
+	while (bytes < 256 << 20 && bytes * 2 * 64 <= device_bytes)
 		bytes *= 2;
 	return bytes;
 }
@@ -405,7 +408,7 @@ uint64_t ssd_bytes_for(uint64_t live_bytes)
 		quota = MAX_OF(quota, (uint64_t)SSD_SEGMENTS_MIN);
 		bytes = quota * segment_bytes + SSD_SEGMENTS_AT;
 		if (segment_bytes > 4 << 20)
-			bytes = MAX_OF(bytes, segment_bytes * 256);
+			bytes = MAX_OF(bytes, segment_bytes * 64);
 		if (segment_bytes_for(bytes) <= segment_bytes)
 			return bytes;
 	}
@@ -456,11 +459,13 @@ bool ssd_idle(const struct ssd *ssd)
 
 void ssd_log_status_get(const struct ssd_log *log, struct ssd_log_status *status)
 {
+	uint32_t ahead = log->next != NULL; /* holds nothing yet */
+
 	*status = (struct ssd_log_status){.bytes = log->bytes,
 		.live_bytes = log->live * SSD_UNIT_BYTES,
 		.live_max = ssd_live_max(log),
-		.segments = log->held,
-		.segments_free = ssd_log_free(log),
+		.segments = log->held - ahead,
+		.segments_free = ssd_log_free(log) + ahead,
 		.segments_max = log->quota_now,
 		.put_bytes = log->put_bytes,
 		.moved_bytes = log->moved_bytes,
@@ -479,6 +484,9 @@ void ssd_status_get(const struct ssd *ssd, struct ssd_status *status)
 		.read_errors = ssd->read_errors,
 		.write_errors = ssd->write_errors,
 		.in_flight = ssd->in_flight};
+	/* Those opened ahead hold nothing yet. */
+	for (unsigned i = 0; i < ssd->log_count; i++)
+		status->segments_free += ssd->logs[i]->next != NULL;
 	for (unsigned d = 0; d < ssd->io->device_count; d++) {
 		status->segments_free += ssd->devices[d].free_count;
 		status->devices_fenced += ssd->devices[d].fenced;

@@ -10,14 +10,16 @@ enum {
 	SSD_SEGMENTS_MIN = 8,  /* of a log */
 	SSD_RESERVE = 3,       /* free segments below which reclaim runs, plus 1 of 64 */
 	SSD_RESERVE_MOVES = 2, /* of these: what ssd_put() leaves to ssd_move() */
-	SSD_CLOSING_MAX = 2,
+	SSD_CLOSING_MAX = 4,
 	SSD_RECLAIM_MAX = 2,
 	SSD_TRIES_MAX = 3, /* of a table or an opening */
 	SSD_WRITES_MAX = 128,
 	SSD_READS_MAX = 128,
 	SSD_MOVES_MAX = 8,
 	SSD_MOVE_BYTES = 1 << 20,
-	SSD_WRITE_BYTES_MAX = 64 << 20,
+	/* Under way, for each device. It keeps a device busy; more would only make what is waited
+	 * for wait longer: reads, and the flushes and tables that let segments go on. */
+	SSD_WRITE_BYTES_MAX = 16 << 20,
 	SSD_SPLIT_MAX = 32, /* requests that a long record is cut in by its bytes */
 	SSD_ENTRIES_MAX = 8192,
 	SSD_LABELS_MIN = 512 << 10,
@@ -136,6 +138,7 @@ struct ssd_log {
 	uint32_t reclaims;	   /* segments with reclaiming */
 	uint32_t broken;	   /* segments whose records cannot be made durable */
 	struct ssd_segment *open;
+	struct ssd_segment *next; /* opened ahead, OPENING or OPEN; NULL: none. It is held. */
 	struct ssd_transfer *gather;
 
 	/* Entries are numbered from 0 for ever: retired ≤ complete ≤ put_count. */
@@ -226,6 +229,8 @@ int ssd_segment_find(struct ssd_log *log, uint32_t units, uint32_t entry_bytes, 
 
 /* The open segment takes nothing more. */
 void ssd_segment_close(struct ssd_log *log);
+/* The next one will not be used. */
+void ssd_segment_next_drop(struct ssd_log *log);
 
 /* Makes CLOSED of CLOSING, and FREE of CLOSED, where nothing holds it. No callback. */
 void ssd_segment_check(struct ssd *ssd, struct ssd_segment *segment);

@@ -64,6 +64,8 @@ static void opening_failed(struct ssd_log *log, struct ssd_segment *segment)
 	segment->unopened = true;
 	if (log->open == segment)
 		ssd_segment_close(log);
+	if (log->next == segment)
+		ssd_segment_next_drop(log);
 	segment->state = SEGMENT_CLOSING;
 	ssd_held_release(log, -EIO);
 	ssd_segment_check(log->ssd, segment);
@@ -89,7 +91,8 @@ static void opening_finish(struct ssd_transfer *transfer, int status)
 		return;
 	}
 	writer->segment = NULL;
-	segment->state = log->open == segment ? SEGMENT_OPEN : SEGMENT_CLOSING;
+	segment->state =
+		log->open == segment || log->next == segment ? SEGMENT_OPEN : SEGMENT_CLOSING;
 	if (segment->sequence_before && ssd->has_ledger)
 		ssd->ledger.freed(ssd->ledger.arg, segment->sequence_before);
 	segment->sequence_before = 0;
