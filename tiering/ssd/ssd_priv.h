@@ -122,6 +122,7 @@ struct ssd_writer {
 	uint8_t *buffer;
 	struct ssd_segment *segment; /* NULL: idle */
 	uint64_t upto;		     /* tables: entries up to here are in it */
+	uint64_t flush_complete;     /* log->complete when its flush was sent */
 	uint32_t unit, units;	     /* where it is written */
 	enum ssd_writer_stage stage;
 	unsigned tries;
@@ -145,6 +146,8 @@ struct ssd_log {
 	struct ssd_entry *entries;
 	uint32_t entries_max;
 	uint64_t retired, complete, put_count;
+	/* Payloads of entries before it that lie on that device have been flushed. */
+	uint64_t settled[SSD_DEVICES_MAX];
 	/* Entries before table_upto are wanted in a table now; those before table_next then. */
 	uint64_t table_upto, table_next;
 	uint8_t *labels;

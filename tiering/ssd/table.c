@@ -27,6 +27,7 @@ static void writer_send(struct ssd_writer *writer)
 static void writer_flush(struct ssd_writer *writer, enum ssd_writer_stage stage)
 {
 	writer->stage = stage;
+	writer->flush_complete = writer->transfer.log->complete;
 	writer->transfer.segment = writer->segment;
 	writer->transfer.request.op = SSD_OP_FLUSH;
 	writer->transfer.request.offset = writer->transfer.request.bytes = 0;
@@ -221,6 +222,8 @@ static void table_finish(struct ssd_transfer *transfer, int status)
 		writer_flush(writer, WRITER_SETTLES);
 		return;
 	}
+	if (status == 0 && writer->stage != WRITER_WRITES)
+		log->settled[segment->device] = writer->flush_complete;
 	if (status == 0 && writer->stage != WRITER_FLUSHES) {
 		if (writer->stage == WRITER_SETTLES)
 			writer_send(writer);
@@ -305,8 +308,12 @@ static bool table_begin(struct ssd_log *log, struct ssd_segment *segment)
 	writer->transfer.finish = table_finish;
 	writer_seal(writer, log, content.count, content.bytes);
 	/* The payloads first: a table that is found after a power cut speaks for bytes that are
-	 * there, or a moved record could lose to its own newer copy. */
-	writer_flush(writer, WRITER_SETTLES);
+	 * there, or a moved record could lose to its own newer copy. The flush of the table before
+	 * may have taken them along. */
+	if (content.upto <= log->settled[segment->device])
+		writer_send(writer);
+	else
+		writer_flush(writer, WRITER_SETTLES);
 	return true;
 }
 
