@@ -200,8 +200,10 @@ static int put_begin(struct ssd_log *log, struct ssd_put *put, bool move)
 	}
 	if (status == -EAGAIN)
 		log->waits_io = true;
-	if (status == -ENOSPC || status == -EROFS)
+	if (status == -ENOSPC || status == -EROFS) {
 		log->waits_space = true;
+		log->reclaim_due = true;
+	}
 	return status;
 }
 
@@ -232,6 +234,7 @@ int ssd_put(struct ssd_log *log, struct ssd_put *put)
 	if (status)
 		return status;
 	write_out(log, put, ssd_entry_add(log, put));
+	ssd_reclaim_earn(log, put->units);
 	return 0;
 }
 
@@ -387,10 +390,12 @@ void ssd_drop(struct ssd_log *log, uint32_t at, uint32_t units)
 	segment->live -= units;
 	log->live -= units;
 	if (moved && moved->from == ssd_segment_index(ssd, segment) &&
-		moved->from_unit == at % ssd->segment_units)
+		moved->from_unit == at % ssd->segment_units) {
 		moved->from_dead = true;
-	else
+	} else {
 		ssd_tell_dead(ssd, segment, at % ssd->segment_units);
+		ssd_reclaim_earn(log, units);
+	}
 	/* It is reused when what was moved away is durable; nobody else may ask for that. */
 	if (segment->live == 0 && segment->moves && segment->reclaiming)
 		ssd_table_want(log, log->put_count);

@@ -500,8 +500,10 @@ void ssd_recover_end(struct ssd *ssd)
 	for (uint32_t i = 0; i < ssd->segment_count; i++)
 		segment_begin(ssd, &ssd->segments[i]);
 	ssd_recovery_free(ssd);
-	for (unsigned i = 0; i < ssd->log_count; i++)
+	for (unsigned i = 0; i < ssd->log_count; i++) {
 		ssd->logs[i]->reclaim_due = true;
+		ssd->logs[i]->moves_earned = ssd->logs[i]->live;
+	}
 	ssd->ready = true;
 }
 

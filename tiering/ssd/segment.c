@@ -46,6 +46,7 @@ void ssd_quotas_set(struct ssd *ssd)
 		log->quota_now = (uint32_t)((uint64_t)log->quota * ssd->segments_healthy /
 					    ssd->segment_count);
 		log->reclaim_due = true;
+		log->moves_earned = log->live;
 	}
 	ssd->space_freed = true;
 }
@@ -279,6 +280,22 @@ static void reclaim_ask(struct ssd_log *log, struct ssd_segment *segment)
 	log->owner.reclaim(log->owner.arg, ssd_segment_index(log->ssd, segment) * units, units);
 }
 
+void ssd_reclaim_earn(struct ssd_log *log, uint32_t units)
+{
+	log->moves_earned =
+		MIN_OF(log->moves_earned + (uint64_t)SSD_MOVES_EARNED * units, log->live);
+}
+
+/*
+ * Near its limit a small log with large records may never have its reserve, however they lie: what
+ * is left over at the ends of segments is too small for any of them. So they are moved for what was
+ * put and dropped, and where a put waits, but not in circles while nothing happens.
+ */
+static bool reclaim_pays(const struct ssd_log *log, const struct ssd_segment *victim)
+{
+	return victim->broken || log->waits_space || victim->live <= log->moves_earned;
+}
+
 void ssd_reclaim(struct ssd_log *log)
 {
 	if (!log->ssd->ready || !log->owner.reclaim)
@@ -286,10 +303,11 @@ void ssd_reclaim(struct ssd_log *log)
 	while (log->reclaim_due && log->reclaims < SSD_RECLAIM_MAX) {
 		struct ssd_segment *victim = victim_find(log);
 
-		if (!victim) {
+		if (!victim || !reclaim_pays(log, victim)) {
 			log->reclaim_due = false;
 			return;
 		}
+		log->moves_earned -= MIN_OF(log->moves_earned, (uint64_t)victim->live);
 		victim->reclaiming = true;
 		log->reclaims++;
 		reclaim_ask(log, victim);

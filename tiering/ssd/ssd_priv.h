@@ -12,7 +12,8 @@ enum {
 	SSD_RESERVE_MOVES = 2, /* of these: what ssd_put() leaves to ssd_move() */
 	SSD_CLOSING_MAX = 4,
 	SSD_RECLAIM_MAX = 2,
-	SSD_TRIES_MAX = 3, /* of a table or an opening */
+	SSD_MOVES_EARNED = 16, /* units that reclaim may move for each that is put or dropped */
+	SSD_TRIES_MAX = 3,     /* of a table or an opening */
 	SSD_WRITES_MAX = 128,
 	SSD_READS_MAX = 128,
 	SSD_MOVES_MAX = 8,
@@ -163,6 +164,7 @@ struct ssd_log {
 	bool dirty;
 	bool waits_io, waits_space; /* the owner was refused */
 	bool reclaim_due;	    /* something changed since no victim was found */
+	uint64_t moves_earned;	    /* units that reclaim may move while no put waits for space */
 
 	uint64_t live, put_bytes, moved_bytes, table_bytes, puts, puts_durable;
 };
@@ -238,6 +240,8 @@ void ssd_segment_next_drop(struct ssd_log *log);
 /* Makes CLOSED of CLOSING, and FREE of CLOSED, where nothing holds it. No callback. */
 void ssd_segment_check(struct ssd *ssd, struct ssd_segment *segment);
 
+/* The owner put or dropped so many units: reclaim has something to gain again. */
+void ssd_reclaim_earn(struct ssd_log *log, uint32_t units);
 void ssd_reclaim(struct ssd_log *log);
 void ssd_reclaim_again(struct ssd *ssd);
 

@@ -447,6 +447,26 @@ static void reclaim_keeps_what_lives(void)
 	end();
 }
 
+/* One record a segment, however often it is moved: there is nothing to be gained. */
+static void idle_records_are_not_moved_in_circles(void)
+{
+	struct ssd_log_status status;
+
+	begin(1, 9 * MIB);
+	world.moves = true;
+	put_many(6, 150); /* of eight segments; three are to be free */
+	for (unsigned i = 0; i < 100; i++) {
+		world.now += NS_PER_S;
+		ssd_tick(world.ssd, world.now);
+		settle();
+	}
+	ssd_log_status_get(world.log, &status);
+	REQUIRE_EQ(status.segments_max, 8);
+	REQUIRE(world.reclaims > 0 && status.moved_bytes <= 2 * status.live_bytes);
+	REQUIRE_EQ(check_all(), 6);
+	end();
+}
+
 /* Many tables a segment, some of several units, each as full as the payloads let it be. */
 static void tables_and_payloads_share_a_segment(void)
 {
@@ -745,6 +765,7 @@ int main(void)
 	a_long_record_is_cut();
 	tables_and_payloads_share_a_segment();
 	reclaim_keeps_what_lives();
+	idle_records_are_not_moved_in_circles();
 	limits_are_told();
 	too_much_under_way_is_refused_until_room();
 	a_full_log_refuses_until_room();
