@@ -22,6 +22,7 @@ enum {
 	FIO_TEXT_BYTES = 1 << 20, /* of a run: some 10 KiB */
 	FIO_WORDS = 16,
 	FIO_WORD_BYTES = 64,
+	FIO_SETTINGS = 1024, /* of the environment */
 };
 
 #define GIB (double)(1ull << 30)
@@ -93,7 +94,7 @@ struct fio_words {
 static int words_make(const struct fio_run *run, struct fio_words *words)
 {
 	char *fixed[] = {"fio", "--name=ceiling", "--output-format=json", "--direct=1",
-		"--time_based", "--randrepeat=0"};
+		"--randrepeat=0", "--end_fsync=1"};
 	unsigned count = 0;
 
 	for (; count < sizeof(fixed) / sizeof(*fixed); count++)
@@ -107,6 +108,8 @@ static int words_make(const struct fio_run *run, struct fio_words *words)
 	snprintf(words->numbers[5], FIO_WORD_BYTES, "--size=%" PRIu64, run->file_bytes);
 	for (unsigned i = 0; i < 6; i++)
 		words->argv[count++] = words->numbers[i];
+	if (run->seconds)
+		words->argv[count++] = "--time_based";
 	words->argv[count++] = words->file;
 	words->argv[count] = NULL;
 	/* fio takes ':' for the end of a file's name. */
@@ -116,10 +119,29 @@ static int words_make(const struct fio_run *run, struct fio_words *words)
 	return 0;
 }
 
+/*
+ * The environment of this process, and that fio's buffers lie on huge pages where the system gives
+ * them on advice: the pool does too, and a device may be twice as fast with them.
+ */
+static char **environment(char *settings[FIO_SETTINGS])
+{
+	static char huge_pages[] = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1";
+	static const char name[] = "GLIBC_TUNABLES=";
+	unsigned count = 0;
+
+	settings[count++] = huge_pages;
+	for (char **at = environ; *at && count < FIO_SETTINGS - 1; at++)
+		if (strncmp(*at, name, sizeof(name) - 1) != 0)
+			settings[count++] = *at;
+	settings[count] = NULL;
+	return settings;
+}
+
 /* Starts it with both of its streams into one pipe. Return: its process, or a negative errno. */
 static pid_t fio_start(struct fio_words *words, int *from)
 {
 	posix_spawn_file_actions_t actions;
+	char *settings[FIO_SETTINGS];
 	int pipes[2], status;
 	pid_t child = 0;
 
@@ -132,7 +154,8 @@ static pid_t fio_start(struct fio_words *words, int *from)
 	if (!status)
 		status = posix_spawn_file_actions_adddup2(&actions, pipes[1], STDERR_FILENO);
 	if (!status)
-		status = posix_spawnp(&child, words->argv[0], &actions, NULL, words->argv, environ);
+		status = posix_spawnp(
+			&child, words->argv[0], &actions, NULL, words->argv, environment(settings));
 	posix_spawn_file_actions_destroy(&actions);
 close_pipes:
 	close(pipes[1]);

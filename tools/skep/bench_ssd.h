@@ -15,9 +15,9 @@ struct fio_run {
 	const char *path;    /* a file (made where it is not there) or a device */
 	uint64_t file_bytes; /* of it that are used */
 	uint64_t block_bytes;
-	unsigned depth; /* requests under way */
-	unsigned seconds;
-	bool write;	    /* one behind the other, over what is there; else read at random */
+	unsigned depth;	    /* requests under way */
+	unsigned seconds;   /* 0: until each block was moved once */
+	bool write;	    /* one behind the other, and flushed at the end; else read at random */
 	const char *engine; /* NULL: io_uring */
 };
 

@@ -42,7 +42,8 @@ struct bench {
 	struct replay_daemon daemon;
 	char directory[REPLAY_SSD_BYTES]; /* of both files; "": not there */
 	char files[2][PATH_BYTES];
-	unsigned tier; /* which of them is the tier's; the other one is fio's */
+	unsigned tier;	    /* which of them is the tier's; the other one is fio's */
+	uint64_t put_bytes; /* by the last pass of puts */
 	/* The figures of the round's first half, until the second one's are there. */
 	double first[SPEED_COUNT];
 	struct samples speeds[SPEED_COUNT], single;
@@ -277,11 +278,11 @@ static int fio_pass(struct bench *bench, bool write, unsigned depth, struct fio_
 {
 	const struct bench_options *options = bench->run.options;
 	struct fio_run run = {.path = bench->files[!bench->tier],
-		/* Reads find as many bytes as were put: whatever caches a device has serve both. */
-		.file_bytes = write ? options->ssd_bytes : bench->run.runs * run_bytes(bench),
+		/* As many as were put: whatever caches a device has serve both. */
+		.file_bytes = bench->put_bytes,
 		.block_bytes = options->block_bytes,
 		.depth = depth,
-		.seconds = (unsigned)options->seconds,
+		.seconds = write ? 0 : (unsigned)options->seconds,
 		.write = write};
 	char why[512];
 
@@ -321,29 +322,57 @@ static int pool_touch(struct bench *bench)
 	return status ? status : ssd_pass_run(&bench->run, SSD_PASS_PURGE, &pass);
 }
 
-/* The tier on one file, fio on the other. */
-static int half_run(struct bench *bench)
+static int write_pass(struct bench *bench)
+{
+	int status = tier_pass(bench, SSD_PASS_PUT, SPEED_WRITE);
+
+	bench->put_bytes = bench->run.runs * run_bytes(bench);
+	return status;
+}
+
+static int write_pass_fio(struct bench *bench)
 {
 	struct fio_result fio;
+	int status = fio_pass(bench, true, write_depth(bench->run.options), &fio);
+
+	if (!status)
+		speed_add(bench, SPEED_WRITE_FIO, fio.gib_s);
+	return status;
+}
+
+static int read_pass(struct bench *bench)
+{
+	order_make(&bench->run);
+	return tier_pass(bench, SSD_PASS_LOAD, SPEED_READ);
+}
+
+static int read_pass_fio(struct bench *bench)
+{
+	struct fio_result fio;
+	int status = fio_pass(bench, false, read_depth(bench), &fio);
+
+	if (!status)
+		speed_add(bench, SPEED_READ_FIO, fio.gib_s);
+	return status;
+}
+
+/*
+ * The tier on one file, fio on the other. In the second half fio comes first: who writes last finds
+ * more of it in what caches the device has.
+ */
+static int half_run(struct bench *bench)
+{
+	static int (*const passes[2][4])(struct bench * bench) = {
+		{write_pass, write_pass_fio, read_pass, read_pass_fio},
+		{write_pass_fio, write_pass, read_pass_fio, read_pass}};
 	int status = daemon_start(bench);
 
 	bench->run.names++;
 	if (!status)
 		status = pool_touch(bench);
 	bench->run.names++;
-	if (!status)
-		status = tier_pass(bench, SSD_PASS_PUT, SPEED_WRITE);
-	if (!status)
-		status = fio_pass(bench, true, write_depth(bench->run.options), &fio);
-	if (!status) {
-		speed_add(bench, SPEED_WRITE_FIO, fio.gib_s);
-		order_make(&bench->run);
-		status = tier_pass(bench, SSD_PASS_LOAD, SPEED_READ);
-	}
-	if (!status)
-		status = fio_pass(bench, false, read_depth(bench), &fio);
-	if (!status)
-		speed_add(bench, SPEED_READ_FIO, fio.gib_s);
+	for (unsigned i = 0; i < 4 && !status; i++)
+		status = passes[bench->tier][i](bench);
 	return status;
 }
 
