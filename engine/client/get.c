@@ -234,11 +234,15 @@ static void quarantine(struct skep *session, const struct skep_copy *copy)
 	(void)call_push(session, &submission, clock_ns() + ANSWER_NS);
 }
 
-static int64_t copy_out(struct skep *session, const struct skep_copy *copy)
+/*
+ * Does @work on the block while it is pinned. @sums: room for SKEP_RANGES_MAX. A block that @work
+ * finds to be wrong is quarantined.
+ */
+static int64_t copy_out(struct skep *session, const struct skep_copy *copy, uint64_t *sums,
+	int64_t (*work)(struct copying *job))
 {
 	struct probe_name name = {
 		.slot = copy->ref.slot, .frame_generation = copy->ref.frame_generation};
-	uint64_t sums[SKEP_RANGES_MAX];
 	struct copying job = {.copy = copy, .sums = sums};
 	struct pin_cell *cell;
 	int64_t result;
@@ -253,7 +257,7 @@ static int64_t copy_out(struct skep *session, const struct skep_copy *copy)
 		return -ESTALE;
 	result = copy_prepare(&job);
 	if (!result)
-		result = copy_ranges(&job);
+		result = work(&job);
 	/* Forced removal does not wait for pins to unpublish: then it was no fault of the bytes. */
 	if (result == SKEP_STATUS_ECHECKSUM && job.a == session->current) {
 		if (!still_there(job.a, &copy->ref))
@@ -267,6 +271,7 @@ static int64_t copy_out(struct skep *session, const struct skep_copy *copy)
 
 int64_t skep_copy(struct skep *session, const struct skep_copy *copy)
 {
+	uint64_t sums[SKEP_RANGES_MAX];
 	struct skep_copy mine;
 	int64_t result = session_enter(session);
 
@@ -277,7 +282,7 @@ int64_t skep_copy(struct skep *session, const struct skep_copy *copy)
 		(!mine.space || mine.space->session != session || (mine.to_count && !mine.to)))
 		result = -EINVAL;
 	if (!result)
-		result = copy_out(session, &mine);
+		result = copy_out(session, &mine, sums, copy_ranges);
 	session_exit(session);
 	return result;
 }
@@ -292,4 +297,33 @@ uint64_t skep_range_sum(const void *bytes, size_t length)
 uint64_t skep_copy_sum(void *to, const void *from, size_t length)
 {
 	return checksum_copy(to, from, length);
+}
+
+/* Return: how many sums the part has; SKEP_ECHECKSUM. */
+static int64_t sums_agree(struct copying *job)
+{
+	return copy_root_holds(job) ? (int64_t)job->ranges : SKEP_STATUS_ECHECKSUM;
+}
+
+int skep_sums(struct skep *session, struct skep_space *space, const struct skep_ref *ref,
+	uint32_t part, uint64_t *sums, unsigned sums_max)
+{
+	uint64_t had[SKEP_RANGES_MAX];
+	struct skep_copy copy = {.space = space, .part = part};
+	int64_t result = session_enter(session);
+
+	if (result)
+		return (int)result;
+	if (!space || !ref || !sums || space->session != session) {
+		result = -EINVAL;
+	} else {
+		copy.ref = *ref;
+		result = copy_out(session, &copy, had, sums_agree);
+	}
+	if (result > (int64_t)sums_max)
+		result = -EMSGSIZE;
+	if (result > 0)
+		memcpy(sums, had, (size_t)result * sizeof(*sums));
+	session_exit(session);
+	return (int)result;
 }

@@ -198,6 +198,35 @@ static void ranges_are_copied_alone(void)
 	skep_release(session, &match.pin);
 }
 
+/* What a part's bytes must sum to is told, range by range, and only of this space's blocks. */
+static void sums_are_told(void)
+{
+	struct skep_chain *chain = unit_chain(space, 3, 170);
+	struct skep_ref refs[BLOCKS];
+	uint64_t sums[RANGES];
+	struct skep_match match;
+	struct skep_view view;
+
+	put(session, chain, 0, 3, 0, SKEP_SUMS_HERE);
+	put(session, chain, 0, 3, 1, SKEP_SUMS_HERE);
+	match = matched(session, chain, refs);
+	REQUIRE_EQ(match.matched, 3);
+	REQUIRE_EQ(skep_view(session, &refs[1], 0, &view), 0);
+	REQUIRE_EQ(skep_sums(session, space, &refs[1], 0, sums, RANGES), RANGES);
+	for (uint32_t i = 0; i < RANGES; i++)
+		REQUIRE(sums[i] ==
+			skep_range_sum((const uint8_t *)view.bytes + i * (LONG_BYTES / RANGES),
+				LONG_BYTES / RANGES));
+	REQUIRE_EQ(skep_sums(session, space, &refs[1], 1, sums, RANGES), 1);
+	REQUIRE_EQ(skep_sums(session, space, &refs[1], 0, sums, RANGES - 1), -EMSGSIZE);
+	REQUIRE_EQ(skep_sums(session, space, &refs[1], 2, sums, RANGES), -ERANGE);
+	REQUIRE_EQ(skep_sums(session, NULL, &refs[1], 0, sums, RANGES), -EINVAL);
+	refs[1].frame_generation++;
+	REQUIRE_EQ(skep_sums(session, space, &refs[1], 0, sums, RANGES), -ESTALE);
+	skep_release(session, &match.pin);
+	skep_chain_destroy(chain);
+}
+
 static void second_writer_is_told(void)
 {
 	struct skep *other = unit_open(WHERE, 0);
@@ -504,6 +533,7 @@ int main(int argc, char **argv)
 	space = two_parts(session, "space");
 	put_is_had();
 	ranges_are_copied_alone();
+	sums_are_told();
 	second_writer_is_told();
 	aborted_block_is_given_up();
 	chain_without_its_head_is_refused();

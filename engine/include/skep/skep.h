@@ -591,6 +591,26 @@ struct skep_copy {
  */
 SKEP_API int64_t skep_copy(struct skep *session, const struct skep_copy *copy);
 
+/**
+ * skep_sums() - the range sums that the bytes of a part must have
+ * @session: the session
+ * @space: the space of the block
+ * @ref: the block; need not be pinned (-ESTALE if it left meanwhile)
+ * @part: part number
+ * @sums: out, in the order of the ranges
+ * @sums_max: sums that fit
+ *
+ * For who verifies a part where it takes it (a GPU that scatters it). The sums are checked against
+ * the root of the part. Where bytes turn out wrong, skep_copy() of the part says whether the pool
+ * has them wrong too, and quarantines the block.
+ *
+ * Return: how many sums; -EMSGSIZE (more than fit), SKEP_ECHECKSUM (they are not what the root
+ * says; the block is quarantined), -ESTALE, -ERANGE (no such part), -EINVAL (not a block of
+ * @space).
+ */
+SKEP_API int skep_sums(struct skep *session, struct skep_space *space, const struct skep_ref *ref,
+	uint32_t part, uint64_t *sums, unsigned sums_max);
+
 /* ----------------------------------------------------------------------------------- put */
 
 /**
