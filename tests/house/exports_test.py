@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shared library exports what the public headers declare, and needs no other library than named.
+"""A shared library exports what its public header declares, and needs no other library than named.
 
-    exports_test.py CC INCLUDE LIBRARY NEEDED…
+    exports_test.py CC INCLUDE HEADER LIBRARY NEEDED…
 """
 import os
 import re
@@ -23,16 +23,26 @@ def run(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def declared(cc, include):
-    """The functions that the public headers declare, by the preprocessor's view of them."""
-    names = set()
-    for header in source.files(include, (".h",)):
-        text = run(cc, "-E", "-P", "-x", "c", "-I", include, os.path.join(include, header))
-        text = re.sub(r"\bstatic\b[^;{]*\{[^}]*\}", "", text)
-        while re.search(r"\{[^{}]*\}", text):
-            text = re.sub(r"\{[^{}]*\}", "", text)
-        names |= set(re.findall(r"\b(skep_\w+)\s*\([^;]*\)[^;(]*;", text))
-    return names
+def own_text(preprocessed, path):
+    """What the header itself says, without what it includes (by the preprocessor's line marks)."""
+    own, lines = False, []
+    for line in preprocessed.splitlines():
+        mark = re.match(r'# \d+ "(.*?)"', line)
+        if mark:
+            own = mark.group(1) == path
+        elif own:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def declared(cc, include, header):
+    """The functions that a public header declares, by the preprocessor's view of it."""
+    path = os.path.join(include, header)
+    text = own_text(run(cc, "-E", "-x", "c", "-I", include, path), path)
+    text = re.sub(r"\bstatic\b[^;{]*\{[^}]*\}", "", text)
+    while re.search(r"\{[^{}]*\}", text):
+        text = re.sub(r"\{[^{}]*\}", "", text)
+    return set(re.findall(r"\b(skep_\w+)\s*\([^;]*\)[^;(]*;", text))
 
 
 def faults_of(library, wanted, needed):
@@ -65,11 +75,13 @@ def self_check(cc):
     right = "__attribute__((visibility(\"default\"))) int skep_a(void) { return 1; }\n"
     loud = "__attribute__((visibility(\"default\"))) int %s(void) { return 1; }\n"
     with tempfile.TemporaryDirectory() as root:
-        source.write_tree(root, {"include/skep/a.h":
-            "#define API\nAPI int skep_a(void);\nstruct skep_b { int (*call)(int skep_c); };\n"
-            "static inline int skep_d(int e) { return e; }\n"})
+        source.write_tree(root, {
+            "include/skep/b.h": "int skep_of_another_library(void);\n",
+            "include/skep/a.h": "#include <skep/b.h>\n#define API\nAPI int skep_a(void);\n"
+                                "struct skep_b { int (*call)(int skep_c); };\n"
+                                "static inline int skep_d(int e) { return e; }\n"})
         include = os.path.join(root, "include")
-        wanted = declared(cc, include)
+        wanted = declared(cc, include, "skep/a.h")
         assert wanted == {"skep_a"}, wanted
         planted = (("", (), 0), (loud % "other", (), 1), (loud % "skep_more", (), 1),
                    ("double cos(double);\ndouble (*skep_hidden)(double) = cos;\n",
@@ -86,13 +98,13 @@ def self_check(cc):
 
 
 def main():
-    cc, include, library = sys.argv[1:4]
+    cc, include, header, library = sys.argv[1:5]
     self_check(cc)
-    wanted = declared(cc, include)
+    wanted = declared(cc, include, header)
     faults = [f"{os.path.basename(library)} {fault}"
-              for fault in faults_of(library, wanted, sys.argv[4:])]
+              for fault in faults_of(library, wanted, sys.argv[5:])]
     if not wanted:
-        faults.append(f"no declaration was found below {include}")
+        faults.append(f"no declaration was found in {header}")
     source.finish(os.path.basename(library), f"{len(wanted)} declarations", faults)
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""docs/reference/libskep.md is what tools/reference.py makes of the public header today.
+"""The pages of docs/reference are what tools/reference.py makes of the public headers today.
 
     reference_test.py ROOT
 """
 import os
+import re
 import subprocess
 import sys
 
@@ -17,23 +18,26 @@ def made(root, header):
                           check=True).stdout
 
 
+HEADERS = (("engine/include/skep/skep.h", "docs/reference/libskep.md"),
+           ("engine/include/skep/skep_gpu.h", "docs/reference/libskep-gpu.md"))
+
+
 def main(root):
-    header = os.path.join(root, "engine/include/skep/skep.h")
-    now = made(root, header)
-    faults = []
-    # A declaration without its comment would be left out silently.
-    text = source.code_only(source.read(root, "engine/include/skep/skep.h"))
-    for line in text.splitlines():
-        if line.startswith("SKEP_API"):
-            name = line.split("(")[0].split()[-1].lstrip("*")
-            if f"## {name}()" not in now:
-                faults.append(f"{name}() has no entry in the reference: does its comment begin so?")
-    if "## skep_match()" not in now or "## nothing()" in now:
-        faults.append("the reference lacks skep_match(): the script reads no comments")
-    if source.read(root, "docs/reference/libskep.md") != now:
-        faults.append("docs/reference/libskep.md is old: tools/reference.py "
-                      "engine/include/skep/skep.h > docs/reference/libskep.md")
-    source.finish("reference", now.count("\n## "), faults)
+    faults, entries = [], 0
+    for header, page in HEADERS:
+        now = made(root, os.path.join(root, header))
+        entries += now.count("\n## ")
+        # A declaration without its comment would be left out silently.
+        for declared in re.findall(r"^SKEP_API[^(;]*?\b(skep_\w+)\(",
+                                   source.code_only(source.read(root, header)), re.M):
+            if f"## {declared}()" not in now:
+                faults.append(f"{declared}() has no entry in the reference: does its comment "
+                              "begin so?")
+        if source.read(root, page) != now:
+            faults.append(f"{page} is old: tools/reference.py {header} > {page}")
+        if header.endswith("/skep.h") and ("## skep_match()" not in now or "## nothing()" in now):
+            faults.append("the reference lacks skep_match(): the script reads no comments")
+    source.finish("reference", entries, faults)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SKEP_ENGINE_GPU_PRIV_H
+#define SKEP_ENGINE_GPU_PRIV_H
+
+#include <skep/skep_gpu.h>
+#include <stdbool.h>
+
+#include "kernels/gather.h"
+#include "kernels/gpu.h"
+
+#define RING_SLOTS_MAX 8
+
+/* A device for one session. */
+struct skep_gpu {
+	struct skep *session;
+	struct gpu *device;
+	enum skep_gpu_kind kind;
+	uint32_t ring_slots, ring_parts; /* no slots: parts are moved where they lie */
+};
+
+/*
+ * The ring: parts on their way between pool and tensors. Kernels run on one stream, copies on the
+ * other. A slot is taken again when its last kernel (of a load) or its last copy (of a save) is
+ * done; what used it on the same stream is before it anyway.
+ */
+struct ring {
+	uint64_t at;
+	uint32_t turn; /* slots used so far */
+	struct gpu_stream *kernels, *copies;
+	struct gpu_event *kernel_done[RING_SLOTS_MAX], *copy_done[RING_SLOTS_MAX];
+};
+
+/* Where in a job's memory, here and on the device, its arrays begin. */
+struct places {
+	size_t blocks, pages, sums, failed, bytes;
+};
+
+struct skep_gpu_plan {
+	struct skep_gpu *gpu;
+	struct skep_space *space;
+	struct gather_plan gather;
+	uint64_t bases; /* on the device */
+	uint32_t blocks_max, pages_max, jobs_max;
+	struct places places;
+	struct ring ring;
+	struct skep_gpu_job *jobs;
+	void *scratch_part; /* of a part's bytes, for the second look at a bad one */
+};
+
+/* A save or a load. Its arrays are as long as blocks_max. */
+struct skep_gpu_job {
+	struct skep_gpu_plan *plan;
+	bool busy, load;
+	uint32_t part;
+	uint32_t count;	 /* blocks it is about */
+	uint32_t moved;	 /* of them, those whose bytes are moved */
+	uint32_t *index; /* of each moved one: which of the blocks it is */
+	int32_t *statuses;
+	struct skep_frame *frames; /* save: those that are moved */
+	uint8_t **bytes;	   /* of each moved part, in the pool */
+	struct skep_ref *refs;	   /* load */
+	struct skep_pin pin;
+	unsigned char *memory; /* page-locked: what goes to the device and comes back */
+	uint64_t at;	       /* the same on the device */
+	uint64_t scratch;
+	struct gpu_event *began, *done;
+};
+
+/* One of the plan's jobs that is not under way, or NULL. */
+struct skep_gpu_job *job_take(struct skep_gpu_plan *plan);
+
+/* The arrays of a job on this side. */
+struct gather_block *job_blocks(struct skep_gpu_job *job);
+uint32_t *job_pages(struct skep_gpu_job *job);
+uint64_t *job_sums(struct skep_gpu_job *job);
+uint8_t *job_failed(struct skep_gpu_job *job);
+
+/* Takes over the engine's pages. -EINVAL where the first @blocks blocks reach past them. */
+int job_pages_take(struct skep_gpu_job *job, const struct skep_gpu_pages *pages, uint32_t blocks);
+
+/* The next block that is moved: block @index of the run, whose part lies at @bytes. */
+void job_add(
+	struct skep_gpu_job *job, const struct skep_gpu_pages *pages, uint32_t index, void *bytes);
+
+/*
+ * Submits the movement of all that was added, after what @stream holds (CUDA), and for a load makes
+ * @stream wait for it. On failure nothing of it is under way any more.
+ */
+int job_submit(struct skep_gpu_job *job, uint64_t stream);
+
+int jobs_create(struct skep_gpu_plan *plan);
+void jobs_destroy(struct skep_gpu_plan *plan);
+int ring_create(struct skep_gpu_plan *plan);
+void ring_destroy(struct skep_gpu_plan *plan);
+
+/* What the two kinds of jobs do at their end, when the device is done with @device_status. */
+int save_end(struct skep_gpu_job *job, int device_status, uint64_t deadline_ns);
+int load_end(struct skep_gpu_job *job, int device_status);
+
+/* Reads a struct of the caller's, of whatever length it is. As in libskep. */
+int options_take(void *to, const void *from, size_t bytes);
+
+#endif
