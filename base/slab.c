@@ -585,6 +585,88 @@ int64_t slab_in_window(const struct slab *slab, const struct slab_window *window
 	return index;
 }
 
+/* --- handed over ------------------------------------------------------------------------------ */
+
+static bool image_fits(const struct slab *slab, const struct slab_image *image)
+{
+	const struct class_of *class;
+
+	if (image->class >= slab->classes_count)
+		return false;
+	class = &slab->classes[image->class];
+	if (image->index >= slab->usable_units ||
+		class->units > slab->usable_units - image->index ||
+		image->index % slab->barrier_units + class->units > slab->barrier_units ||
+		!image->count || image->count > class->objects)
+		return false;
+	for (uint32_t unit = image->index; unit < image->index + class->units; unit++)
+		if (slab->unit_slabs[unit])
+			return false;
+	for (uint32_t i = 0; i < image->count; i++)
+		if (image->numbers[i] >= class->objects ||
+			(i && image->numbers[i] <= image->numbers[i - 1]))
+			return false;
+	return true;
+}
+
+/* What lies between live objects was freed; it comes back in ascending order. */
+static void image_gaps(struct slab *slab, struct run *run, const struct slab_image *image)
+{
+	const struct class_of *class = &slab->classes[run->class];
+	uint32_t left = image->count;
+
+	for (uint32_t number = run->fresh; number-- > 0;) {
+		struct object_place place = {.first = image->index, .number = number};
+
+		if (left && image->numbers[left - 1] == number) {
+			left--;
+			continue;
+		}
+		place_set(slab, class, &place);
+		*place_word(slab, &place) = run->freed;
+		run->freed = number + 1;
+	}
+}
+
+int slab_restore(struct slab *slab, const struct slab_image *image)
+{
+	struct class_of *class;
+	struct run *run;
+
+	if (!image_fits(slab, image))
+		return -EINVAL;
+	class = &slab->classes[image->class];
+	run = &slab->runs[image->index];
+	units_take(slab, image->index, class->units);
+	SKEP_CHECK(run->live == 0);
+	run->class = image->class;
+	run->fresh = image->numbers[image->count - 1] + 1;
+	run->freed = 0;
+	list_init(&run->partial);
+	for (uint32_t i = 0; i < image->count; i++) {
+		struct object_place place = {.first = image->index, .number = image->numbers[i]};
+
+		place_set(slab, class, &place);
+		place_live_flip(slab, &place);
+		*place_word(slab, &place) = image->owners[i];
+	}
+	image_gaps(slab, run, image);
+	run->live = image->count;
+	if (run->live < class->objects)
+		list_add_before(class->partial.next, &run->partial);
+	class->slabs++;
+	class->live += run->live;
+	slab->slabs++;
+	slab->live += run->live;
+	slab->live_bytes += run->live * class->object_bytes;
+	return 0;
+}
+
+unsigned slab_classes(const struct slab *slab)
+{
+	return slab->classes_count;
+}
+
 /* --- figures ---------------------------------------------------------------------------------- */
 
 void slab_stats_get(const struct slab *slab, struct slab_stats *stats)

@@ -135,6 +135,23 @@ int slab_window(struct slab *slab, unsigned class, slab_cost *cost, void *contex
 /* Index of a slab that touches the window, or -ENOENT where all its units are free. */
 int64_t slab_in_window(const struct slab *slab, const struct slab_window *window);
 
+/*
+ * A slab as it stood in another instance of the same options: the objects @numbers of the slab at
+ * unit @index are live again, with the words of @owners. Its units must be usable and free.
+ */
+struct slab_image {
+	uint32_t index;
+	unsigned class; /* numbers of classes are given in the order of slab_class() calls */
+	uint32_t count; /* at least 1 */
+	const uint32_t *numbers, *owners; /* ascending, count from 0 in the slab */
+};
+
+/* Return: 0; -EINVAL: it does not fit, and nothing was changed. */
+int slab_restore(struct slab *slab, const struct slab_image *image);
+
+/* How many classes were made. */
+unsigned slab_classes(const struct slab *slab);
+
 void slab_stats_get(const struct slab *slab, struct slab_stats *stats);
 void slab_class_stats_get(const struct slab *slab, unsigned class, struct slab_class_stats *stats);
 
