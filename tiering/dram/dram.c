@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -46,6 +47,31 @@ static int range_reserve(struct dram *dram)
 	return 0;
 }
 
+static int chunk_map(int fd, void *at, uint64_t bytes)
+{
+	if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return -errno;
+	if (madvise(at, bytes, MADV_DONTFORK) < 0)
+		return -errno;
+	/* Where the system gives huge pages to shared memory on advice; elsewhere it says no. */
+	madvise(at, bytes, MADV_HUGEPAGE);
+	return 0;
+}
+
+/* A memory file that another process has made and sealed. */
+static int chunk_take(int fd, void *at, uint64_t bytes)
+{
+	struct stat file;
+
+	if (memory_should_fail())
+		return -ENOMEM;
+	if (fstat(fd, &file) < 0)
+		return -errno;
+	if (file.st_size < 0 || (uint64_t)file.st_size != bytes)
+		return -EINVAL;
+	return chunk_map(fd, at, bytes);
+}
+
 /* One sealed memory file, mapped at its place in the pool. Return: its descriptor or negative. */
 static int chunk_create(const char *name, void *at, uint64_t bytes)
 {
@@ -59,16 +85,14 @@ static int chunk_create(const char *name, void *at, uint64_t bytes)
 	if (fd < 0)
 		return -errno;
 	if (ftruncate(fd, (off_t)bytes) < 0 ||
-		mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
-			MAP_FAILED ||
-		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ||
-		madvise(at, bytes, MADV_DONTFORK) < 0) {
+		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		status = -errno;
+	else
+		status = chunk_map(fd, at, bytes);
+	if (status < 0) {
 		close(fd);
 		return status;
 	}
-	/* Where the system gives huge pages to shared memory on advice. */
-	madvise(at, bytes, MADV_HUGEPAGE);
 	return fd;
 }
 
@@ -104,16 +128,24 @@ int dram_create(const struct dram_options *options, struct dram **out)
 	for (; dram->chunk_count < count; dram->chunk_count++) {
 		uint64_t at = dram->chunk_count * chunk;
 
-		status = chunk_create(options->name, dram->base + at, MIN_OF(chunk, bytes - at));
+		if (options->chunk_fds)
+			status = chunk_take(options->chunk_fds[dram->chunk_count], dram->base + at,
+				MIN_OF(chunk, bytes - at));
+		else
+			status = chunk_create(
+				options->name, dram->base + at, MIN_OF(chunk, bytes - at));
 		if (status < 0)
 			goto close_chunks;
-		dram->fds[dram->chunk_count] = status;
+		dram->fds[dram->chunk_count] =
+			options->chunk_fds ? options->chunk_fds[dram->chunk_count] : status;
 	}
+	dram->populated = options->chunk_fds ? MIN_OF(options->ready_bytes, bytes) : 0;
+	dram_ready(dram, dram->populated);
 	*out = dram;
 	return 0;
 
 close_chunks:
-	while (dram->chunk_count)
+	while (dram->chunk_count && !options->chunk_fds)
 		close(dram->fds[--dram->chunk_count]);
 	munmap(dram->base, bytes);
 free_slab:
@@ -251,6 +283,15 @@ void dram_status_get(const struct dram *dram, struct dram_status *status)
 void dram_use_max_set(struct dram *dram, uint64_t use_max)
 {
 	dram->use_max = use_max ? use_max : dram->bytes;
+}
+
+int dram_frames_restore(struct dram *dram, const struct slab_image *image)
+{
+	int status = slab_restore(dram->slab, image);
+
+	if (status == 0)
+		dram->used += image->count * slab_object_bytes(dram->slab, image->class);
+	return status;
 }
 
 uint64_t dram_bytes(const struct dram *dram)

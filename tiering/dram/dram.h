@@ -26,10 +26,14 @@ struct dram_options {
 	uint64_t bytes;	      /* of the pool; rounded up to units of 2 MiB */
 	uint64_t use_max;     /* most bytes in frames at a time; 0 = bytes */
 	uint64_t chunk_bytes; /* a multiple of 2 MiB, at most 1 GiB */
+	/* Memory files of a pool of the same sizes that another process has built, one a chunk,
+	 * populated up to @ready_bytes; NULL: to be made. They become the pool's on success. */
+	const int *chunk_fds;
+	uint64_t ready_bytes;
 };
 
 /* Reserves addresses and makes the memory files; populates nothing.
- * Return: 0, -ENOMEM, -EMFILE, -EINVAL. */
+ * Return: 0, -ENOMEM, -EMFILE, -EINVAL (also where a given file is shorter than its chunk). */
 int dram_create(const struct dram_options *options, struct dram **out);
 
 /* The mappings go; memory that a client still maps stays with it. NULL is nothing. */
@@ -64,6 +68,9 @@ void *dram_at(const struct dram *dram, uint64_t offset);
 
 /* The allocator itself, for emptying slabs (slab_window() and its kin). Keeper. */
 struct slab *dram_slab(struct dram *dram);
+
+/* Frames of a pool that was taken over are in use again; see slab_restore(). Keeper. */
+int dram_frames_restore(struct dram *dram, const struct slab_image *image);
 
 struct dram_status {
 	uint64_t bytes, ready_bytes, use_max, used_bytes, slab_bytes;
