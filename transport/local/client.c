@@ -339,6 +339,7 @@ int local_client_open(struct local_client *client, int socket_fd, struct local_w
 	client->scratch = base + page_scratch_at();
 	client->socket_fd = socket_fd;
 	client->wake_fd = welcome->wake_fd;
+	client->index_fd = -1;
 	/* Looking while the daemon has no processor to run on only keeps it from answering. */
 	client->spin_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
 	close(welcome->page_fd);
@@ -351,8 +352,10 @@ void local_client_close(struct local_client *client)
 	munmap(client->page, page_bytes());
 	close(client->socket_fd);
 	close(client->wake_fd);
+	if (client->index_fd >= 0)
+		close(client->index_fd);
 	memset(client, 0, sizeof(*client));
-	client->socket_fd = client->wake_fd = -1;
+	client->socket_fd = client->wake_fd = client->index_fd = -1;
 }
 
 void local_bye(int fd)
@@ -396,6 +399,44 @@ static int answer_take(const struct local_ask *ask, struct packet *packet)
 	return 0;
 }
 
+/* Another daemon is there now, with the index in another file. Return: 0 or -EPROTO. */
+static int index_take(struct local_client *client, struct packet *packet)
+{
+	if (packet->length != sizeof(client->index) || packet->fd_count != 1) {
+		packet_drop(packet);
+		return -EPROTO;
+	}
+	memcpy(&client->index, packet->u.bytes, sizeof(client->index));
+	if (client->index_fd >= 0)
+		close(client->index_fd);
+	client->index_fd = packet->fds[0];
+	return 0;
+}
+
+int local_client_news(struct local_client *client)
+{
+	struct packet packet;
+	int status;
+
+	for (;;) {
+		status = packet_receive(client->socket_fd, &packet, &local_wait_plain, 0);
+		if (status == -ETIMEDOUT)
+			return 0;
+		if (status == 0 && packet.u.head.op == WIRE_INDEX) {
+			status = index_take(client, &packet);
+		} else if (status == 0) {
+			packet_drop(&packet);
+			status = client->answers_owed ? 0 : -EPROTO;
+			client->answers_owed -= client->answers_owed != 0;
+		}
+		if (status < 0)
+			break;
+	}
+	if (status != SKEP_STATUS_EDOWN)
+		local_client_shut(client);
+	return status;
+}
+
 int local_client_ask(struct local_client *client, const struct local_ask *ask)
 {
 	struct packet packet;
@@ -416,6 +457,11 @@ int local_client_ask(struct local_client *client, const struct local_ask *ask)
 		/* With -EMFILE an answer came, its descriptor did not. */
 		if (status < 0 && status != -EMFILE)
 			return status;
+		if (packet.u.head.op == WIRE_INDEX) {
+			if (status < 0 || index_take(client, &packet) < 0)
+				goto nonsense;
+			continue;
+		}
 		client->answers_owed--;
 		if (client->answers_owed)
 			packet_drop(&packet);

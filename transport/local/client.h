@@ -92,7 +92,10 @@ struct local_client {
 	uint32_t completion_head[PAGE_QUEUES];
 	uint64_t touches_dropped; /* quiet messages that found the ring full */
 	uint32_t answers_owed;	  /* answers to requests that we gave up waiting for */
-	uint32_t spin_ns;	  /* how long local_sleep() looks before it sleeps */
+	/* The index that the daemon has told of unasked, not taken yet; index_fd -1: none. */
+	int index_fd;
+	struct wire_index index;
+	uint32_t spin_ns; /* how long local_sleep() looks before it sleeps */
 };
 
 /*
@@ -126,6 +129,13 @@ struct local_ask {
 	uint64_t deadline_ns;
 };
 int local_client_ask(struct local_client *client, const struct local_ask *ask);
+
+/*
+ * Takes what the daemon said unasked: client.index. Does not wait. The caller sees to it that
+ * nobody asks meanwhile. Return: 0; SKEP_STATUS_EDOWN; -EPROTO, -EMFILE: the connection is of no
+ * use any more and was shut.
+ */
+int local_client_news(struct local_client *client);
 
 /* Head of a request. */
 static inline struct wire_head local_head(uint16_t op, uint32_t bytes)

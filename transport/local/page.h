@@ -64,7 +64,9 @@ struct page_head {
 	uint32_t pad_completed[15];
 	/* Client writes: pin cells at and beyond this index were never used. */
 	_Atomic uint32_t pins_used;
-	uint32_t pad_pins[15];
+	/* Client writes: the wire_index.number of the index that it reads; 0: that of hello. */
+	_Atomic uint32_t index_number;
+	uint32_t pad_pins[14];
 	struct page_cursor submission_head;		 /* daemon */
 	struct page_cursor submission_tail;		 /* client */
 	struct page_cursor completion_head[PAGE_QUEUES]; /* client */

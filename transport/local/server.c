@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "transport/local/server.h"
+#include "transport/local/server_priv.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,48 +26,8 @@
 
 #define ACCEPT_RETRY_NS (100 * NS_PER_MS)
 
-enum { LISTENERS_MAX = 65, BACKLOG = 64, HELLO_FIXED_FDS = 3, REQUESTS_A_TURN = 16 };
+enum { BACKLOG = 64, HELLO_FIXED_FDS = 3, REQUESTS_A_TURN = 16 };
 
-struct listener {
-	struct loop_watch watch;
-	struct loop_timer retry; /* set while descriptors or memory are short */
-	struct local_server *server;
-	int fd;
-	bool starved;
-	char realm[WIRE_NAME_MAX];
-	char path[108];
-};
-
-struct local_server {
-	struct loop *loop;
-	struct link_owner owner;
-	struct listener listeners[LISTENERS_MAX];
-	unsigned listener_count, link_count, links_max;
-	uint32_t daemon_version;
-	uint64_t orphan_ns, next_id;
-	struct list links;
-};
-
-struct local_link {
-	struct list of_server;
-	struct local_server *server;
-	struct loop_watch socket, process, kick;
-	struct loop_timer orphan;
-	struct local_peer peer;
-	uint64_t id;
-	int fd, pidfd, kick_fd, page_fd;
-	void *page_memory;
-	struct page_end page;
-	void *session; /* the owner's; NULL before hello */
-	bool bye, cut;
-	int refusal; /* what a hello is told: its process could not be watched; 0: welcome */
-	char bound_realm[WIRE_NAME_MAX];
-	char *text; /* of a COMMAND's answer that is being sent */
-	size_t text_bytes, text_sent;
-	int text_status;
-};
-
-static void link_free(struct local_link *link);
 static void link_text_send(struct local_link *link);
 
 /* ------------------------------------------------------------------------------ a link ends */
@@ -138,7 +98,7 @@ void local_link_cut(struct local_link *link)
 		shutdown(link->fd, SHUT_RDWR); /* wakes the watch; the rest happens there */
 }
 
-static void link_free(struct local_link *link)
+void link_free(struct local_link *link)
 {
 	struct loop *loop = link->server->loop;
 
@@ -275,24 +235,31 @@ static void link_text_send(struct local_link *link)
 
 /* --------------------------------------------------------------------------------- hello */
 
-static int link_page_create(struct local_link *link)
+int link_page_map(struct local_link *link)
 {
-	if (memory_should_fail())
-		return -ENOMEM;
-	link->page_fd = memfd_create("skep-session", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (link->page_fd < 0 || ftruncate(link->page_fd, page_bytes()) < 0 ||
-		fcntl(link->page_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return -errno;
 	link->page_memory = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_POPULATE, link->page_fd, 0);
 	if (link->page_memory == MAP_FAILED) {
 		link->page_memory = NULL;
 		return -errno;
 	}
-	if (madvise(link->page_memory, page_bytes(), MADV_DONTFORK) < 0)
+	return madvise(link->page_memory, page_bytes(), MADV_DONTFORK) < 0 ? -errno : 0;
+}
+
+static int link_page_create(struct local_link *link)
+{
+	int status;
+
+	if (memory_should_fail())
+		return -ENOMEM;
+	link->page_fd = memfd_create("skep-session", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (link->page_fd < 0 || ftruncate(link->page_fd, page_bytes()) < 0 ||
+		fcntl(link->page_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return -errno;
-	page_end_init(&link->page, link->page_memory);
-	return 0;
+	status = link_page_map(link);
+	if (status == 0)
+		page_end_init(&link->page, link->page_memory);
+	return status;
 }
 
 static void kick_ready(struct loop_watch *watch, uint32_t events)
@@ -305,13 +272,16 @@ static void kick_ready(struct loop_watch *watch, uint32_t events)
 	}
 }
 
+int link_kick_watch(struct local_link *link)
+{
+	link->kick.ready = kick_ready;
+	return loop_watch_add(link->server->loop, &link->kick, link->kick_fd, LOOP_READABLE);
+}
+
 static int link_kick_create(struct local_link *link)
 {
 	link->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (link->kick_fd < 0)
-		return -errno;
-	link->kick.ready = kick_ready;
-	return loop_watch_add(link->server->loop, &link->kick, link->kick_fd, LOOP_READABLE);
+	return link->kick_fd < 0 ? -errno : link_kick_watch(link);
 }
 
 /* Sends the answer with its descriptors, further chunks in further messages. */
@@ -403,7 +373,24 @@ static void hello_take(struct local_link *link, const void *message, size_t byte
 
 /* ------------------------------------------------------------------------------- requests */
 
-static void message_take(struct local_link *link, const void *message, size_t bytes)
+/* A successor asks for everything: the owner gets a descriptor of its own for the talk, which may
+ * last; this link is no session and ends. */
+static void takeover_take(struct local_link *link, const void *message, size_t bytes)
+{
+	struct local_server *server = link->server;
+	int fd = fcntl(link->fd, F_DUPFD_CLOEXEC, 0);
+
+	if (fd < 0)
+		log_warn("local", "a takeover is refused: %m");
+	else if (server->owner.takeover)
+		server->owner.takeover(server->owner.arg, fd, &link->peer, message, bytes);
+	else
+		close(fd);
+	link_closed(link);
+}
+
+/* Return: false: the link is gone. */
+static bool message_take(struct local_link *link, const void *message, size_t bytes)
 {
 	struct local_server *server = link->server;
 	struct wire_head head;
@@ -412,6 +399,10 @@ static void message_take(struct local_link *link, const void *message, size_t by
 	if (head.magic != WIRE_MAGIC || head.bytes != bytes) {
 		local_link_cut(link);
 	} else if (!link->session) {
+		if (head.op == WIRE_TAKEOVER) {
+			takeover_take(link, message, bytes);
+			return false;
+		}
 		if (head.op == WIRE_HELLO)
 			hello_take(link, message, bytes);
 		else
@@ -423,6 +414,7 @@ static void message_take(struct local_link *link, const void *message, size_t by
 	} else {
 		server->owner.request(server->owner.arg, link, message, bytes);
 	}
+	return true;
 }
 
 static void socket_ready(struct loop_watch *watch, uint32_t events)
@@ -448,7 +440,8 @@ static void socket_ready(struct loop_watch *watch, uint32_t events)
 			link_closed(link);
 			return;
 		}
-		message_take(link, message, (size_t)got);
+		if (!message_take(link, message, (size_t)got))
+			return;
 	}
 	loop_watch_again(link->server->loop, watch, LOOP_READABLE);
 }
@@ -471,6 +464,39 @@ static void link_peer_read(struct local_link *link)
 		link->refusal = -errno;
 }
 
+struct local_link *link_make(struct local_server *server, int fd, const char *realm)
+{
+	struct local_link *link = memory_zalloc(sizeof(*link));
+
+	if (!link)
+		return NULL;
+	link->server = server;
+	link->fd = fd;
+	link->pidfd = link->kick_fd = link->page_fd = -1;
+	for (unsigned i = 0; i < PAGE_QUEUES; i++)
+		link->page.queue_fds[i] = -1;
+	link->id = ++server->next_id;
+	link->socket.ready = socket_ready;
+	link->process.ready = process_ready;
+	link->orphan.due = orphan_due;
+	snprintf(link->bound_realm, sizeof(link->bound_realm), "%s", realm);
+	list_append(&server->links, &link->of_server);
+	server->link_count++;
+	return link;
+}
+
+int link_watch(struct local_link *link)
+{
+	struct loop *loop = link->server->loop;
+	int status = 0;
+
+	if (link->fd >= 0)
+		status = loop_watch_add(loop, &link->socket, link->fd, LOOP_READABLE);
+	if (status == 0 && link->pidfd >= 0)
+		status = loop_watch_add(loop, &link->process, link->pidfd, LOOP_READABLE);
+	return status;
+}
+
 /* Takes a connected socket; closes it on error. */
 static int link_create(struct local_server *server, int fd, const char *realm)
 {
@@ -479,24 +505,12 @@ static int link_create(struct local_server *server, int fd, const char *realm)
 
 	if (server->link_count >= server->links_max)
 		goto close_fd;
-	link = memory_zalloc(sizeof(*link));
+	link = link_make(server, fd, realm);
 	status = -ENOMEM;
 	if (!link)
 		goto close_fd;
-	link->server = server;
-	link->fd = fd;
-	link->pidfd = link->kick_fd = link->page_fd = -1;
-	link->id = ++server->next_id;
-	link->socket.ready = socket_ready;
-	link->process.ready = process_ready;
-	link->orphan.due = orphan_due;
-	snprintf(link->bound_realm, sizeof(link->bound_realm), "%s", realm);
-	list_append(&server->links, &link->of_server);
-	server->link_count++;
 	link_peer_read(link);
-	status = loop_watch_add(server->loop, &link->socket, fd, LOOP_READABLE);
-	if (status == 0 && link->pidfd >= 0)
-		status = loop_watch_add(server->loop, &link->process, link->pidfd, LOOP_READABLE);
+	status = link_watch(link);
 	if (status < 0)
 		link_free(link);
 	return status;
@@ -570,7 +584,8 @@ void local_server_destroy(struct local_server *server)
 		loop_watch_remove(server->loop, &server->listeners[i].watch);
 		loop_timer_cancel(server->loop, &server->listeners[i].retry);
 		close(server->listeners[i].fd);
-		unlink(server->listeners[i].path);
+		if (!server->borrowed)
+			unlink(server->listeners[i].path);
 	}
 	memory_free(server);
 }
@@ -606,11 +621,31 @@ static bool address_answers(const struct sockaddr_un *address)
 	return answers;
 }
 
+int listener_add(struct local_server *server, int fd, const char *path, const char *realm)
+{
+	struct listener *listener = &server->listeners[server->listener_count];
+	int status;
+
+	if (server->listener_count == LISTENERS_MAX)
+		return -EMFILE;
+	memset(listener, 0, sizeof(*listener));
+	listener->watch.ready = listener_ready;
+	listener->retry.due = listener_retry;
+	status = loop_watch_add(server->loop, &listener->watch, fd, LOOP_READABLE);
+	if (status < 0)
+		return status;
+	listener->server = server;
+	listener->fd = fd;
+	snprintf(listener->path, sizeof(listener->path), "%s", path);
+	snprintf(listener->realm, sizeof(listener->realm), "%s", realm);
+	server->listener_count++;
+	return 0;
+}
+
 int local_server_listen(
 	struct local_server *server, const char *path, mode_t mode, const char *realm)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct listener *listener;
 	struct stat there;
 	mode_t mask;
 	int fd, status;
@@ -633,23 +668,11 @@ int local_server_listen(
 	umask(mask);
 	if (status == 0 && listen(fd, BACKLOG) < 0)
 		status = -errno;
-	listener = &server->listeners[server->listener_count];
-	if (status == 0) {
-		memset(listener, 0, sizeof(*listener));
-		listener->watch.ready = listener_ready;
-		listener->retry.due = listener_retry;
-		status = loop_watch_add(server->loop, &listener->watch, fd, LOOP_READABLE);
-	}
-	if (status < 0) {
+	if (status == 0)
+		status = listener_add(server, fd, path, realm);
+	if (status < 0)
 		close(fd);
-		return status;
-	}
-	listener->server = server;
-	listener->fd = fd;
-	snprintf(listener->path, sizeof(listener->path), "%s", path);
-	snprintf(listener->realm, sizeof(listener->realm), "%s", realm);
-	server->listener_count++;
-	return 0;
+	return status;
 }
 
 int local_server_adopt(struct local_server *server, int fd)

@@ -51,6 +51,10 @@ struct link_owner {
 	void (*closed)(void *arg, void *session, bool bye);
 	/* The process has ended, or it said bye: what it held is free. The session is gone. */
 	void (*ended)(void *arg, void *session);
+	/* A process asks to take everything over (WIRE_TAKEOVER, @message of @bytes as it came).
+	 * @fd is a connection of its own, the owner's from here on. NULL: nobody may. */
+	void (*takeover)(void *arg, int fd, const struct local_peer *peer, const void *message,
+		size_t bytes);
 };
 
 struct local_server_options {
@@ -92,5 +96,57 @@ int local_answer_text(struct local_link *link, int status, const char *text, siz
 
 /* Ends the connection of a session that broke the protocol: closed() follows at the next turn. */
 void local_link_cut(struct local_link *link);
+
+/* ------------------------------------------------------------------------- to another process */
+
+/* A listening socket and a session's connection, as they are handed from process to process. The
+ * descriptors of an image that was read stay the server's; those of one that is restored become
+ * its own on success. -1: there is none. */
+struct local_listener_image {
+	int fd;
+	char path[108], realm[WIRE_NAME_MAX];
+};
+struct local_link_image {
+	uint64_t id;
+	int fd;	   /* -1: closed, but its process runs */
+	int pidfd; /* -1: its process cannot be watched */
+	int page_fd, kick_fd;
+	int queue_fds[PAGE_QUEUES];
+	struct local_peer peer;
+	void *session; /* the owner's; NULL before hello */
+	bool bye;
+	char bound_realm[WIRE_NAME_MAX];
+};
+
+/* Return: false: there is no listener @index. */
+bool local_listener_read(
+	const struct local_server *server, unsigned index, struct local_listener_image *out);
+int local_listener_restore(struct local_server *server, const struct local_listener_image *image);
+
+/* Something is being sent to a session in pieces, or a session's connection is to be ended: not
+ * now. */
+bool local_server_busy(const struct local_server *server);
+/* The link behind @after (0: the first) that is worth handing over: no operator's. Return: its
+ * id, 0: there is none. */
+uint64_t local_link_read(
+	const struct local_server *server, uint64_t after, struct local_link_image *out);
+/* The page is mapped and its cursors are the owner's to set; image.session is not looked at.
+ * Return: 0, -ENOMEM, -EUSERS, …. */
+int local_link_restore(
+	struct local_server *server, const struct local_link_image *image, struct local_link **out);
+void local_link_session_set(struct local_link *link, void *session);
+
+/* Sends a session the index that its realm has from now on (WIRE_INDEX). One whose socket takes
+ * nothing is cut. */
+struct local_index {
+	uint64_t incarnation, index_bytes;
+	uint32_t number;
+	int fd;
+};
+void local_index_send(struct local_link *link, const struct local_index *index);
+
+/* Another process answers at the paths (@borrowed), or this one does again: they are removed at the
+ * end only where they are ours. */
+void local_server_borrow(struct local_server *server, bool borrowed);
 
 #endif

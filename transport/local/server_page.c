@@ -111,6 +111,13 @@ void *page_end_scratch(const struct page_end *end, uint32_t at, uint64_t bytes)
 	return end->base + page_scratch_at() + at;
 }
 
+uint32_t page_end_index(const struct page_end *end)
+{
+	/* Acquire pairs with the client's release: its pins by the index before are in the table.
+	 */
+	return atomic_load_explicit(&page_of(end)->index_number, memory_order_acquire);
+}
+
 const void *page_end_pins(const struct page_end *end, uint32_t *count)
 {
 	uint32_t used;

@@ -37,6 +37,9 @@ void page_end_durable(const struct page_end *end, uint64_t durable_ns);
 /* @bytes of the scratch at offset @at, or NULL if they do not lie inside or are not 8-aligned. */
 void *page_end_scratch(const struct page_end *end, uint32_t at, uint64_t bytes);
 
+/* The number of the index that the client says it reads. */
+uint32_t page_end_index(const struct page_end *end);
+
 /* The pin table and how many of its cells may be in use. */
 const void *page_end_pins(const struct page_end *end, uint32_t *count);
 

@@ -32,6 +32,8 @@ enum wire_op {
 	WIRE_BYE,	  /* the client has let go of everything */
 	WIRE_COMMAND,	  /* an operator's request: JSON in, JSON out (tools) */
 	WIRE_CHUNKS,	  /* daemon: more descriptors of chunks, after HELLO's answer */
+	WIRE_INDEX,	  /* daemon, unasked: the realm's index lies in another file now */
+	WIRE_TAKEOVER,	  /* between two daemons (server_hand.h); first message of a connection */
 };
 
 struct wire_head {
@@ -120,6 +122,19 @@ struct wire_stats {
 	uint64_t tokens_asked, tokens_had;
 	uint64_t puts, puts_refused;
 	uint64_t evicted, pins, sessions, checksum_failures;
+};
+
+/*
+ * INDEX: sent once to each session after another daemon took this one's place, with the descriptor
+ * of the new file (mapped read-only, as the first). Slots, generations and frames are those of the
+ * old one; the client says that it reads the new one by storing @number in its page.
+ */
+struct wire_index {
+	struct wire_head head;
+	uint64_t incarnation; /* as before */
+	uint64_t index_bytes;
+	uint32_t number;
+	uint32_t reserved;
 };
 
 /* COMMAND: a head, then JSON text. The answer comes in pieces, each a wire_piece, until `last`. */
