@@ -79,6 +79,7 @@ static int index_map(struct attachment *a, const struct local_welcome *welcome)
 	if (head->incarnation != welcome->answer.incarnation ||
 		head->pool_bytes != welcome->answer.pool_bytes)
 		return -EPROTO;
+	a->id_bits = head->id_bits;
 	return 0;
 }
 
@@ -160,6 +161,7 @@ int attachment_create(const struct attach_input *input, struct attachment **out)
 	for (unsigned i = 0; i < QUEUES_MAX; i++)
 		a->queue_fds[i] = -1;
 	a->epoch = input->epoch;
+	a->session = input->session;
 	status = attachment_connect(a, input, &welcome);
 	if (status < 0) {
 		local_welcome_drop(&welcome);
@@ -200,7 +202,9 @@ void attachment_unmap(struct skep *session, struct attachment *a)
 	pthread_mutex_unlock(&session->lock);
 	local_client_close(&a->local);
 	mapping_drop(&a->index_map);
+	mapping_drop(&a->moved_map);
 	mapping_drop(&a->pool_map);
+	atomic_store_explicit(&a->moved, 0, memory_order_relaxed);
 	a->pool = NULL;
 	a->pins = NULL;
 }
@@ -219,14 +223,57 @@ void attachment_destroy(struct skep *session, struct attachment *a)
 	memory_free(a);
 }
 
-bool attachment_prepare(struct attachment *a, bool readonly)
+int attachment_move_prepare(struct attachment *a)
 {
+	const struct index_head *head, *old = a->index.head;
+	const struct wire_index *news = &a->local.index;
+	uint64_t bytes = align_up(news->index_bytes, 4096);
+	int fd = a->local.index_fd, status;
+
+	a->local.index_fd = -1;
+	/* One that was not taken up yet is out of date. */
+	mapping_drop(&a->moved_map);
+	status = range_reserve(&a->moved_map, bytes, MAP_ALIGN_BYTES);
+	if (!status)
+		status = file_map(a->moved_map.base, fd, news->index_bytes, PROT_READ);
+	close(fd);
+	if (!status)
+		status = index_view_open(&a->moved_index, a->moved_map.base, news->index_bytes);
+	if (status < 0)
+		return status == -EINVAL ? -EPROTO : status;
+	head = a->moved_index.head;
+	if (news->incarnation != a->incarnation || head->incarnation != a->incarnation ||
+		head->pool_bytes != a->pool_bytes || head->slot_count != old->slot_count ||
+		head->id_bits != a->id_bits)
+		return -EPROTO;
+	a->moved_number = news->number;
+	return 0;
+}
+
+void attachment_move(struct attachment *a)
+{
+	mapping_drop(&a->index_map);
+	a->index = a->moved_index;
+	a->index_map = a->moved_map;
+	a->moved_map.base = NULL;
+	/* Release: pins that were taken by the old index are in the table before the daemon may
+	 * free what it could not take from readers of that one. */
+	atomic_store_explicit(&a->local.page->index_number, a->moved_number, memory_order_release);
+	/* Pairs with session_enter(): who reads 0 after this reads the new index. */
+	atomic_store_explicit(&a->moved, 0, memory_order_seq_cst);
+}
+
+bool attachment_prepare(struct skep *session, struct attachment *a)
+{
+	bool readonly = session->hello.flags & WIRE_HELLO_READONLY;
+	uint64_t ready, step;
+
+	/* The session's thread may come to read another index meanwhile. */
+	pthread_mutex_lock(&session->lock);
 	/* Acquire pairs with the keeper's release: pages below it are there, charged to the daemon.
 	 * Beyond it a touch would make them ours to pay for. */
-	uint64_t ready =
-		atomic_load_explicit(&a->index.head->pool_ready_bytes, memory_order_acquire);
-	uint64_t step;
-
+	ready = atomic_load_explicit(&a->index.head->pool_ready_bytes, memory_order_acquire);
+	pthread_mutex_unlock(&session->lock);
 	ready = MIN_OF(ready, a->pool_bytes) & ~4095ull;
 	if (a->prepared_bytes >= ready)
 		return false;
@@ -254,6 +301,11 @@ int attachment_ask(struct attachment *a, const struct local_ask *ask)
 		nanosleep(&step, NULL);
 	}
 	status = local_client_ask(&a->local, ask);
+	if (a->local.index_fd >= 0)
+		atomic_store_explicit(&a->told, 1, memory_order_release);
 	pthread_mutex_unlock(&a->ask_lock);
+	/* Before it is in the library the watcher does not know the session; it looks then. */
+	if (atomic_load_explicit(&a->told, memory_order_relaxed) && a->session->library)
+		watcher_kick(a->session);
 	return status;
 }

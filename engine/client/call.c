@@ -173,6 +173,7 @@ int64_t call_push(struct skep *session, const struct submission *submission, uin
 
 		if (position >= 0)
 			return position;
+		session_move(session);
 		if (session_away(session))
 			return SKEP_STATUS_EDOWN;
 		if (clock_ns() >= limit_ns)
@@ -186,8 +187,12 @@ int call_answer(struct skep *session, uint32_t tag, uint64_t limit_ns, struct co
 	struct attachment *a = session->current;
 
 	for (;;) {
-		int got = answer_take(a, out);
+		int got;
 
+		/* Who waits for room waits for it, as the daemon takes nothing of a session that
+		 * reads the index of the daemon before. */
+		session_move(session);
+		got = answer_take(a, out);
 		if (got < 0)
 			return call_nonsense(session);
 		if (got && out->tag == tag)
@@ -263,6 +268,7 @@ int call_reserve_ready(struct skep *session, uint64_t limit_ns)
 			return SKEP_STATUS_EDOWN;
 		if (!reserve_orphaned(a))
 			return 0;
+		session_move(session);
 		if (local_client_sleep(&a->local, &a->down, limit_ns) < 0)
 			return -ETIMEDOUT;
 	}

@@ -83,14 +83,21 @@ struct call {
  * rules above for afterwards.
  */
 struct attachment {
-	_Atomic uint32_t down;	/* set by the watcher, once */
+	_Atomic uint32_t down; /* set by the watcher, once */
+	/* Set by the watcher: @moved_index is to be read from now on. Who makes the change clears
+	 * it: the session's thread in a call, or the watcher while that is in none. */
+	_Atomic uint32_t moved;
 	_Atomic uint32_t holds; /* pins and reserved frames that the application has. Its thread
 				 * writes, the watcher reads while the session is not busy */
+	_Atomic uint32_t told;	/* a question brought local.index along: for the watcher */
+	struct skep *session;
 	uint32_t epoch;
 	bool gone; /* unmapped; session lock */
 	uint64_t incarnation;
 	uint64_t born_ns; /* when it could first be used */
-	struct index_view index;
+	uint32_t id_bits;
+	struct index_view index, moved_index;
+	uint32_t moved_number; /* wire_index.number of moved_index */
 	uint8_t *pool;
 	uint64_t pool_bytes;
 	struct local_client local;
@@ -106,7 +113,7 @@ struct attachment {
 	struct mapping {
 		void *base;
 		uint64_t bytes;
-	} index_map, pool_map;
+	} index_map, moved_map, pool_map;
 	uint64_t prepared_bytes; /* of the pool, page tables set up; watcher */
 };
 
@@ -127,7 +134,12 @@ void attachment_unmap(struct skep *session, struct attachment *a);
 void attachment_destroy(struct skep *session, struct attachment *a);
 
 /* Sets up page tables for a step of what the daemon has populated. Return: true = more to do. */
-bool attachment_prepare(struct attachment *a, bool readonly);
+bool attachment_prepare(struct skep *session, struct attachment *a);
+
+/* Maps the index that a.local.index tells of as a.moved_index. Ask lock. Return: 0 or negative. */
+int attachment_move_prepare(struct attachment *a);
+/* Reads that one from now on, and says so. Session lock; nobody is in a call of the session. */
+void attachment_move(struct attachment *a);
 
 /* --------------------------------------------------------------------------------- session */
 
@@ -244,12 +256,35 @@ struct skep {
 	unsigned poll_index;
 	bool closed;	 /* the watcher frees it when its work on it is done */
 	bool retiring;	 /* has attachments that may have to be unmapped */
+	bool news;	 /* its daemon may have said something unasked */
 	uint32_t epochs; /* the last one given */
+	uint64_t news_at_ns;
 	uint64_t retry_at_ns, retry_span_ns, retire_at_ns, prepare_at_ns, refresh_at_ns;
 };
 
 /* The way into each call; see the rules at the top. */
 void session_turn(struct skep *session);
+
+/* Reads the daemon's new index from now on, if there is one: inside a call, where no pointer into
+ * the old one is kept. */
+void session_move_slow(struct skep *session);
+static inline void session_move(struct skep *session)
+{
+	if (__builtin_expect(
+		    atomic_load_explicit(&session->current->moved, memory_order_relaxed), 0))
+		session_move_slow(session);
+}
+
+/* Is nothing found in the index any more, as another daemon serves from another file? Inside a
+ * call, the daemon not away. */
+static inline bool index_emptied(const struct skep *session)
+{
+	return __builtin_expect(
+		atomic_load_explicit(&session->current->index.head->emptied, memory_order_acquire),
+		0);
+}
+/* Then it waits for the new one, which is on its way. Return: it is there now. */
+bool session_await_index(struct skep *session);
 
 static inline bool session_forked(const struct skep *session)
 {
@@ -263,11 +298,14 @@ static inline int session_enter(struct skep *session)
 		return -EINVAL;
 	if (__builtin_expect(session_forked(session), 0))
 		return -EOWNERDEAD;
-	/* Sequentially consistent: pairs with the watcher's store to `down` and load of `busy`. */
+	/* Sequentially consistent: pairs with the watcher's store to `down` or `moved` and load of
+	 * `busy`. */
 	if (__builtin_expect(atomic_exchange_explicit(&session->busy, 1, memory_order_seq_cst), 0))
 		return -EBUSY;
 	if (__builtin_expect(
-		    atomic_load_explicit(&session->current->down, memory_order_seq_cst), 0))
+		    atomic_load_explicit(&session->current->down, memory_order_seq_cst) |
+			    atomic_load_explicit(&session->current->moved, memory_order_seq_cst),
+		    0))
 		session_turn(session);
 	return 0;
 }

@@ -48,6 +48,13 @@ static int part_find(const struct attachment *a, const struct skep_ref *ref, uin
 	return 0;
 }
 
+/* Was nothing found because nothing is in that index any more? Then the new one is read now. */
+static bool index_left(struct skep *session, const struct attachment *a)
+{
+	return a == session->current && !session_away(session) && index_emptied(session) &&
+	       session_await_index(session);
+}
+
 int skep_view(
 	struct skep *session, const struct skep_ref *ref, uint32_t part, struct skep_view *view)
 {
@@ -60,6 +67,8 @@ int skep_view(
 	if (ref && view) {
 		a = session_incarnation(session, ref->incarnation);
 		status = a ? part_find(a, ref, part, &place) : -ESTALE;
+		if (status == -ESTALE && index_left(session, a))
+			status = part_find(a, ref, part, &place);
 	} else {
 		status = -EINVAL;
 	}
@@ -250,11 +259,12 @@ static int64_t copy_out(struct skep *session, const struct skep_copy *copy, uint
 	job.a = session_incarnation(session, copy->ref.incarnation);
 	if (!job.a || name.slot >= job.a->index.head->slot_count || !name.frame_generation)
 		return -ESTALE;
-	job.entry = &job.a->index.entries[name.slot];
 	/* A pin of our own for the time of the copy: then it races with nobody's reuse. */
 	cell = &job.a->pins[PIN_CELL_COPY];
-	if (!pin_run(&job.a->index, cell, &name, 1))
+	if (!pin_run(&job.a->index, cell, &name, 1) &&
+		!(index_left(session, job.a) && pin_run(&job.a->index, cell, &name, 1)))
 		return -ESTALE;
+	job.entry = &job.a->index.entries[name.slot];
 	result = copy_prepare(&job);
 	if (!result)
 		result = work(&job);

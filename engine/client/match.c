@@ -157,6 +157,8 @@ static void match_one(struct skep *session, struct skep_match *request)
 	request->reason = asked ? SKEP_REASON_DAEMON_DOWN : SKEP_REASON_NONE;
 	if (session_away(session))
 		return;
+	if (index_emptied(session) && !session_await_index(session))
+		return;
 	request->reason = SKEP_REASON_NONE;
 	if (asked && space_ready(chain->space)) {
 		chain_freshen(chain);
@@ -293,6 +295,8 @@ static int pin_refs(
 
 	if (status < 0 || session_away(session))
 		return status;
+	if (index_emptied(session) && !session_await_index(session))
+		return 0;
 	cell = pin_cell_take(a);
 	if (!cell)
 		return -EMFILE;

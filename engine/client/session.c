@@ -12,6 +12,9 @@
 
 #define DEFAULT_SOCKET "/run/skep/skepd.sock"
 #define OPEN_NS	       (5 * NS_PER_S)
+/* This process stood still while a daemon took another's place: the watcher needs a moment. */
+#define INDEX_NS      (100 * NS_PER_MS)
+#define INDEX_STEP_NS (50 * NS_PER_US)
 
 /* The public header spells the same numbers as base/status.h. */
 #define X(name, number, text) _Static_assert((int)SKEP_##name == (int)SKEP_STATUS_##name, #name);
@@ -82,14 +85,44 @@ void id_bytes(uint8_t out[16], struct block_id id)
 
 /* ------------------------------------------------------------------- attachments of a session */
 
+void session_move_slow(struct skep *session)
+{
+	struct attachment *a = session->current;
+
+	pthread_mutex_lock(&session->lock);
+	/* The watcher may have done it meanwhile. */
+	if (atomic_load_explicit(&a->moved, memory_order_relaxed))
+		attachment_move(a);
+	pthread_mutex_unlock(&session->lock);
+}
+
+bool session_await_index(struct skep *session)
+{
+	uint64_t until = clock_ns() + INDEX_NS;
+	struct timespec step = {.tv_nsec = INDEX_STEP_NS};
+
+	while (index_emptied(session)) {
+		if (session_away(session) || clock_ns() >= until)
+			return false;
+		nanosleep(&step, NULL);
+		session_move(session);
+	}
+	return true;
+}
+
 /*
- * The attachment is down: takes up the one that the watcher has made meanwhile, if any. What the
+ * The index lies in another file: reads it there from now on. Or the attachment is down: takes up
+ * the one that the watcher has made meanwhile, if any. What the
  * old daemon still answered is taken first; all else that was under way ends.
  */
 void session_turn(struct skep *session)
 {
 	struct attachment *a = session->current;
 	bool moved;
+
+	session_move(session);
+	if (!atomic_load_explicit(&a->down, memory_order_relaxed))
+		return;
 
 	pthread_mutex_lock(&session->lock);
 	if (!a->gone)

@@ -127,7 +127,7 @@ int space_ask(const struct space_ask *ask, struct binding *out)
 	out->epoch = ask->a->epoch;
 	out->status = status;
 	out->number = answer.space;
-	out->id_bits = ask->a->index.head->id_bits;
+	out->id_bits = ask->a->id_bits;
 	out->generation = answer.generation;
 	out->version = answer.version;
 	memcpy(out->secret, answer.secret, sizeof(out->secret));

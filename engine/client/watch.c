@@ -29,6 +29,7 @@
 #define RETIRE_NS      (50 * NS_PER_MS)	 /* between looks whether an old pool can go */
 #define PREPARE_NS     (100 * NS_PER_MS) /* between looks whether the daemon populated more */
 #define REFRESH_NS     (100 * NS_PER_MS) /* between look-ups of a space that failed */
+#define NEWS_NS	       (1 * NS_PER_MS)	 /* between looks while the session is in a call */
 
 enum { POLL_KICK, POLL_OWN, POLL_SESSIONS };
 
@@ -142,6 +143,7 @@ static void session_down(struct skep *session)
 	uint64_t now = clock_ns(), one = 1;
 
 	session->watched = NULL;
+	session->news = false;
 	/* Sequentially consistent: pairs with session_enter(). */
 	atomic_store_explicit(&a->down, 1, memory_order_seq_cst);
 	local_client_wake(&a->local);
@@ -174,9 +176,13 @@ static void downs_find(struct watcher *w)
 
 		/* Sessions come and go while the watcher polls: the answer must be of this one, and
 		 * its descriptor is asked once more. */
-		if (session->watched && i < w->poll_count && w->polled[i] == session &&
-			w->polls[i].revents && hung_up(session->watched->local.socket_fd))
+		if (!session->watched || i >= w->poll_count || w->polled[i] != session ||
+			!w->polls[i].revents)
+			continue;
+		if (hung_up(session->watched->local.socket_fd))
 			session_down(session);
+		else if (w->polls[i].revents & POLLIN)
+			session->news = true;
 	}
 }
 
@@ -194,8 +200,9 @@ static void polls_fill(struct watcher *w, int fd, short events)
 			continue;
 		session->poll_index = w->poll_count;
 		w->polled[w->poll_count] = session;
-		w->polls[w->poll_count++] = (struct pollfd){
-			.fd = session->watched->local.socket_fd, .events = POLLRDHUP};
+		/* What has come is known until it is taken. */
+		w->polls[w->poll_count++] = (struct pollfd){.fd = session->watched->local.socket_fd,
+			.events = session->news ? POLLRDHUP : POLLRDHUP | POLLIN};
 	}
 }
 
@@ -437,6 +444,55 @@ static struct attachment *current_take(struct skep *session, bool *left)
 	return a;
 }
 
+/* Has the session read the index that the daemon told of: at once, if it is in no call; who waits
+ * in one for an answer wakes and does it. Return: done. */
+static bool index_move(struct skep *session, struct attachment *a)
+{
+	bool moved;
+
+	pthread_mutex_lock(&session->lock);
+	/* Sequentially consistent: pairs with session_enter(). */
+	moved = session->next == a || !atomic_load_explicit(&session->busy, memory_order_seq_cst);
+	if (moved && atomic_load_explicit(&a->moved, memory_order_relaxed))
+		attachment_move(a);
+	moved = !atomic_load_explicit(&a->moved, memory_order_relaxed);
+	pthread_mutex_unlock(&session->lock);
+	if (!moved)
+		local_client_wake(&a->local);
+	return moved;
+}
+
+/* The daemon said something, in answer to somebody's question or unasked. */
+static void work_news(struct watcher *w, struct skep *session)
+{
+	struct attachment *a = session->watched;
+	int status;
+
+	(void)w;
+	if (!a || pthread_mutex_trylock(&a->ask_lock)) {
+		/* Who asks takes it; what is left behind it is looked at then. */
+		session->news_at_ns = clock_ns() + NEWS_NS;
+		return;
+	}
+	atomic_store_explicit(&a->told, 0, memory_order_relaxed);
+	status = local_client_news(&a->local);
+	if (!status && a->local.index_fd >= 0) {
+		/* The session's thread might be about to take up the one before. */
+		pthread_mutex_lock(&session->lock);
+		atomic_store_explicit(&a->moved, 0, memory_order_seq_cst);
+		status = attachment_move_prepare(a);
+		if (!status)
+			atomic_store_explicit(&a->moved, 1, memory_order_seq_cst);
+		pthread_mutex_unlock(&session->lock);
+		if (status < 0)
+			local_client_shut(&a->local); /* it reconnects */
+	}
+	pthread_mutex_unlock(&a->ask_lock);
+	session->news =
+		atomic_load_explicit(&a->moved, memory_order_relaxed) && !index_move(session, a);
+	session->news_at_ns = session->news ? clock_ns() + NEWS_NS : 0;
+}
+
 static void work_retire(struct watcher *w, struct skep *session)
 {
 	struct attachment *a;
@@ -459,8 +515,7 @@ static void work_retire(struct watcher *w, struct skep *session)
 
 static void work_prepare(struct watcher *w, struct skep *session)
 {
-	bool more = session->watched && attachment_prepare(session->watched,
-						session->hello.flags & WIRE_HELLO_READONLY);
+	bool more = session->watched && attachment_prepare(session, session->watched);
 
 	(void)w;
 	session->prepare_at_ns = more ? 0
@@ -490,11 +545,16 @@ static void queues_wake(struct skep *session, uint64_t limit_ns)
 /* -------------------------------------------------------------------------------------- loop */
 
 /* In the order of haste. */
-enum work { WORK_CONNECT, WORK_REFRESH, WORK_RETIRE, WORK_PREPARE, WORK_COUNT };
+enum work { WORK_NEWS, WORK_CONNECT, WORK_REFRESH, WORK_RETIRE, WORK_PREPARE, WORK_COUNT };
 
 static uint64_t work_at(struct skep *session, enum work work)
 {
 	switch (work) {
+	case WORK_NEWS:
+		if (session->watched &&
+			atomic_load_explicit(&session->watched->told, memory_order_acquire))
+			session->news = true;
+		return session->watched && session->news ? session->news_at_ns : CLOCK_NEVER;
 	case WORK_CONNECT:
 		return session->watched ? CLOCK_NEVER : session->retry_at_ns;
 	case WORK_REFRESH:
@@ -545,7 +605,7 @@ static struct skep *work_pick(struct watcher *w, enum work *work, uint64_t *unti
 static void work_do(struct watcher *w, struct skep *session, enum work work)
 {
 	static void (*const works[])(struct watcher *, struct skep *) = {
-		work_connect, work_refresh, work_retire, work_prepare};
+		work_news, work_connect, work_refresh, work_retire, work_prepare};
 	bool closed;
 
 	works[work](w, session);

@@ -25,7 +25,7 @@
 #include <stdint.h>
 
 enum {
-	INDEX_LAYOUT_VERSION = 2,
+	INDEX_LAYOUT_VERSION = 3,
 	INDEX_SPACES_MAX = 64,	  /* spaces a realm can hold */
 	INDEX_PARTS_MAX = 64,	  /* parts of a block */
 	INDEX_RECORD_GRANULE = 8, /* record offsets and sizes are multiples of this */
@@ -121,6 +121,10 @@ struct index_head {
 	/* Odd while the keeper has unpublished victims that a pin may still bring back. Steps by 1.
 	 */
 	_Atomic uint64_t evictions;
+	/* Not 0: another daemon serves, from another file, and nothing is found here any more.
+	 * Keeper, release, before it takes the first block out. */
+	_Atomic uint32_t emptied;
+	uint32_t reserved;
 };
 
 _Static_assert(sizeof(struct index_entry) == 64, "an entry is one cache line");
