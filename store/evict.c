@@ -665,9 +665,19 @@ static bool slab_steal(struct realm *realm, struct slab *slab, unsigned class, u
 	return true;
 }
 
+/*
+ * Gate of every call below: a victim is taken from readers by its entry, and readers of the
+ * predecessor's index would not see it.
+ */
+static bool frames_stay(const struct realm *realm)
+{
+	return realm->unmoved;
+}
+
 bool evict_slabs_for(struct realm *realm, unsigned class)
 {
-	bool stolen = slab_steal(realm, dram_slab(realm->dram), class, realm->lru_of_class[class]);
+	bool stolen = !frames_stay(realm) &&
+		      slab_steal(realm, dram_slab(realm->dram), class, realm->lru_of_class[class]);
 
 	realm->next_steal =
 		realm->counters[REALM_COUNTER_blocks_evicted] + EVICTIONS_BETWEEN_STEALS;
@@ -704,6 +714,8 @@ unsigned evict_for(struct realm *realm, const struct room_want *want)
 	uint64_t began = clock_ns();
 	unsigned freed = 0;
 
+	if (frames_stay(realm))
+		return 0;
 	if (steal_is_due(realm, lists) && evict_slabs_for(realm, want->class))
 		return 1;
 	while (goal.frames && goal.blocks) {
@@ -723,7 +735,7 @@ uint64_t evict_bytes(struct realm *realm, uint64_t bytes)
 {
 	struct goal goal = {.lists = UINT64_MAX, .bytes = bytes, .blocks = UINT32_MAX};
 
-	while (goal.bytes && goal.lists && batch_run(realm, &goal))
+	while (!frames_stay(realm) && goal.bytes && goal.lists && batch_run(realm, &goal))
 		;
 	return bytes - goal.bytes;
 }
@@ -733,6 +745,8 @@ unsigned evict_blocks(struct realm *realm, unsigned blocks)
 	struct goal goal = {.lists = UINT64_MAX, .blocks = blocks};
 	uint32_t before = realm->index.free_count;
 
+	if (frames_stay(realm))
+		return 0;
 	if (!realm->ssd.log) {
 		while (goal.blocks && goal.lists && batch_run(realm, &goal))
 			;
@@ -753,6 +767,8 @@ bool evict_shed(struct realm *realm)
 	struct batch batch = {.count = 0};
 	uint32_t slot;
 
+	if (frames_stay(realm))
+		return false;
 	pins_scan(realm);
 	for (slot = realm->ssd.dirty.cold; slot != NONE32; slot = slots[slot].lru_next)
 		if (slots[slot].first_child == NONE32 && !slots[slot].dram_children &&
@@ -770,5 +786,5 @@ bool evict_shed(struct realm *realm)
 /* Empties slabs of records: their blocks leave every tier. */
 bool evict_for_record(struct realm *realm, unsigned class)
 {
-	return slab_steal(realm, realm->index.records, class, UINT64_MAX);
+	return !frames_stay(realm) && slab_steal(realm, realm->index.records, class, UINT64_MAX);
 }

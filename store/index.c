@@ -49,6 +49,14 @@ static void index_sizes_make(struct index_sizes *sizes, const struct realm_confi
 	sizes->file_bytes = sizes->heap_at + sizes->heap_bytes;
 }
 
+uint64_t index_file_bytes(const struct realm_config *config)
+{
+	struct index_sizes sizes;
+
+	index_sizes_make(&sizes, config);
+	return sizes.file_bytes;
+}
+
 /* The shared file: mapped for writing here first, then sealed against anybody else's writing. */
 static int index_file_create(struct index *index, const char *name)
 {
@@ -203,6 +211,17 @@ void index_populate(const struct index *index, uint32_t slots, uint64_t record_b
 		array_populate(index->heap, 1, heap, heap_bytes * (from + count) / slots - heap);
 		array_populate(index->parts, sizeof(struct index_part), from, count);
 	}
+}
+
+void index_empty(struct index *index)
+{
+	atomic_store_explicit(&index->head->emptied, 1, memory_order_release);
+	atomic_thread_fence(memory_order_release);
+	for (uint32_t i = 0; i < index->head->slot_count; i++)
+		STORE(index->entries[i].frame_generation, 0);
+	/* Pairs with pin_store(): whoever stored a pin before this reads generation 0, or is seen
+	 * by the scans of the daemon that is told of it. */
+	atomic_thread_fence(memory_order_seq_cst);
 }
 
 /* Sizes beyond 1 KiB are rounded to a 32nd, so that extra keys of any length make few classes. */

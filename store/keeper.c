@@ -94,7 +94,11 @@ unsigned keeper_round(struct keeper *keeper, unsigned budget)
 	unsigned taken = 0;
 
 	list_each_safe (node, &keeper->sessions) {
-		taken += session_round(list_item(node, struct session, of_keeper), budget);
+		struct session *session = list_item(node, struct session, of_keeper);
+
+		/* It would not find what it puts. */
+		if (!session->unmoved)
+			taken += session_round(session, budget);
 	}
 	for (unsigned i = 0; i < keeper->realm_count; i++)
 		if (keeper->realms[i]->room_made && !list_empty(&keeper->realms[i]->blocked))
@@ -108,9 +112,46 @@ unsigned keeper_round(struct keeper *keeper, unsigned budget)
 	return taken;
 }
 
+bool keeper_sums_idle(const struct keeper *keeper)
+{
+	unsigned count = 0;
+
+	for (uint32_t i = keeper->sum_free; i != NONE32; i = keeper->sum_jobs[i].next_free)
+		count++;
+	return count == SUM_JOBS_MAX && list_empty(&keeper->sum_waiting);
+}
+
+unsigned keeper_moved(struct keeper *keeper, bool all)
+{
+	unsigned left = 0;
+
+	list_each (node, &keeper->sessions) {
+		struct session *session = list_item(node, struct session, of_keeper);
+
+		if (!session->unmoved)
+			continue;
+		/* Acquire: a pin that it took by the old index is seen by the scans from here on.
+		 */
+		if (!all && page_end_index(&session->page) != keeper->takeovers) {
+			left++;
+			continue;
+		}
+		session->unmoved = false;
+		session->realm->unmoved--;
+		session->realm->room_made = true;
+	}
+	return left;
+}
+
 uint64_t keeper_tick(struct keeper *keeper)
 {
 	uint64_t next = CLOCK_NEVER, look = keeper->now_ns + LOOK_AGAIN_NS;
+	bool unmoved = false;
+
+	for (unsigned i = 0; i < keeper->realm_count; i++)
+		unmoved |= keeper->realms[i]->unmoved;
+	if (unmoved && keeper_moved(keeper, false))
+		next = look;
 
 	for (unsigned i = 0; i < keeper->realm_count; i++) {
 		struct realm *realm = keeper->realms[i];

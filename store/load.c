@@ -251,14 +251,15 @@ static void load_finish(struct realm *realm, struct load *load, int status)
 	session_complete(session, queue, tag, status, 0);
 }
 
-/* Will anything that is under way give room? A pool is being populated after a start. */
+/* Will anything that is under way give room? A pool is being populated after a start, or sessions
+ * have not moved after a takeover. */
 static bool room_may_come(const struct realm *realm)
 {
 	struct dram_status dram;
 
 	dram_status_get(realm->dram, &dram);
 	return realm->ssd.dirty.count || !list_empty(&realm->ssd.jobs_busy) ||
-	       dram.ready_bytes < dram.bytes;
+	       dram.ready_bytes < dram.bytes || realm->unmoved;
 }
 
 /* Return: true: it was answered. */

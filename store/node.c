@@ -15,7 +15,7 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "store/node_priv.h"
+#include "store/hand_priv.h"
 #include "tiering/dram/sum.h"
 
 enum {
@@ -42,8 +42,9 @@ static bool sessions_asleep(struct keeper *keeper)
 	list_each (node, &keeper->sessions) {
 		struct session *session = list_item(node, struct session, of_keeper);
 
+		/* What an unmoved one says waits for its move, which the tick looks for. */
 		if (!session->stopped && !session->operator_role)
-			waiting |= page_end_asleep(&session->page);
+			waiting |= page_end_asleep(&session->page) && !session->unmoved;
 	}
 	return waiting;
 }
@@ -86,6 +87,8 @@ static void *keeper_main(void *arg)
 	while (!atomic_load_explicit(&node->keeper_ends, memory_order_relaxed)) {
 		unsigned work;
 
+		if (node->handing.wanted && node_hand_rest(node))
+			return NULL;
 		keeper->now_ns = clock_ns();
 		work = keeper_round(keeper, ROUND_BUDGET);
 		if (mailbox_waiting(node->mailbox) || keeper->now_ns - looked >= SOCKET_LOOK_NS) {
@@ -258,7 +261,7 @@ int node_wait_ready(struct node *node, uint64_t deadline_ns)
 
 /* --------------------------------------------------------------------------------- create */
 
-static uint64_t chunk_bytes_choose(const struct node_config *config, uint64_t pool_bytes)
+uint64_t node_chunk_bytes(const struct node_config *config, uint64_t pool_bytes)
 {
 	uint64_t chunk = config->chunk_bytes;
 
@@ -302,8 +305,10 @@ static int realms_create(
 			snprintf(why, why_bytes, "realm %s is configured twice", realm->name);
 			return -EINVAL;
 		}
-		status = realm_create(
-			node->keeper, realm, chunk_bytes_choose(config, realm->dram_bytes), &made);
+		status = realm_create(node->keeper, realm,
+			&(struct realm_memory){
+				.chunk_bytes = node_chunk_bytes(config, realm->dram_bytes)},
+			&made);
 		if (status < 0) {
 			snprintf(why, why_bytes,
 				"realm %s: cannot make its pool of %llu bytes and its index: %s",
@@ -369,8 +374,8 @@ int node_create(const struct node_config *config, struct node **out, char *why, 
 	struct keeper_outside outside = {
 		.sum = keeper_outside_sum, .cut = keeper_outside_cut, .settle = node_ledger_settle};
 	struct node *node = memory_zalloc(sizeof(*node));
+	struct hand_head head = {.id_bits = config->id_bits};
 	pthread_condattr_t clock;
-	uint64_t incarnation;
 	int status = -ENOMEM;
 
 	snprintf(why, why_bytes, "out of memory");
@@ -379,22 +384,38 @@ int node_create(const struct node_config *config, struct node **out, char *why, 
 	node->config = *config;
 	node->config.realms = NULL;
 	node->config.ssds = NULL;
+	node->ssd_set = node_ssd_set(config);
 	pthread_mutex_init(&node->memory_lock, NULL);
 	pthread_condattr_init(&clock);
 	pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
 	pthread_cond_init(&node->memory_changed, &clock);
 	pthread_condattr_destroy(&clock);
-	if (getrandom(&incarnation, sizeof(incarnation), 0) != sizeof(incarnation))
+	node->taking.fd = -1;
+	if (getrandom(&head.incarnation, sizeof(head.incarnation), 0) != sizeof(head.incarnation))
 		goto fail;
+	head.incarnation |= 1;
+	if (config->takeover) {
+		status = node_take_ask(node, config, &head, why, why_bytes);
+		if (status < 0)
+			goto fail;
+	}
 	outside.arg = node;
-	status = keeper_create(incarnation | 1, config->id_bits, &outside, &node->keeper);
+	status = keeper_create(head.incarnation, head.id_bits, &outside, &node->keeper);
 	if (status < 0)
 		goto fail;
+	node->keeper->takeovers = head.number + config->takeover;
 	status = threads_prepare(node, config);
 	if (status < 0) {
 		snprintf(why, why_bytes, "cannot make the event loop or its threads: %s",
 			status_text(status));
 		goto fail;
+	}
+	if (config->takeover) {
+		status = node_take_build(node, config, why, why_bytes);
+		if (status < 0)
+			goto fail;
+		*out = node;
+		return 0;
 	}
 	status = node_ssd_create(node, config, why, why_bytes);
 	if (status < 0)
@@ -435,10 +456,17 @@ int node_start(struct node *node)
 	int status;
 
 	node->started_ns = clock_ns();
+	if (node->taking.parcel)
+		node_take_tell(node);
 	status = node_thread_start(&node->keeper_thread, keeper_main, node, "skep-keeper");
 	if (status < 0)
 		return status;
 	node->keeper_runs = true;
+	if (node->taking.parcel) {
+		status = node_take_start(node);
+		if (status < 0)
+			return status;
+	}
 	status = node_thread_start(&node->memory_thread, memory_main, node, "skep-memory");
 	if (status < 0)
 		return status;
@@ -456,6 +484,8 @@ void node_destroy(struct node *node)
 	atomic_store(&node->stopping, true);
 	pthread_cond_broadcast(&node->memory_changed);
 	pthread_mutex_unlock(&node->memory_lock);
+	node_hand_end(node);
+	node_take_end(node);
 	/* The memory thread may be waiting for the keeper, which runs until it has ended. */
 	if (node->memory_runs)
 		pthread_join(node->memory_thread, NULL);
@@ -487,13 +517,16 @@ static void adopt_run(void *argument)
 {
 	struct adopt *adopt = argument;
 
-	adopt->status = local_server_adopt(adopt->node->server, adopt->fd);
+	if (adopt->node->server)
+		adopt->status = local_server_adopt(adopt->node->server, adopt->fd);
+	else
+		close(adopt->fd);
 }
 
 int node_connect(struct node *node)
 {
 	int ends[2];
-	struct adopt adopt = {.node = node};
+	struct adopt adopt = {.node = node, .status = SKEP_STATUS_EDOWN};
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
 		return -errno;

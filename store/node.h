@@ -85,12 +85,20 @@ struct node_config {
 	 */
 	int (*command)(void *arg, struct node_command *command);
 	void *command_arg;
+	/* Take the place of the daemon that answers on socket_path: its sessions, memory and index
+	 * go on here. Sizes, secrets and sockets of the realms must be the same. */
+	bool takeover;
+	/* A successor has taken this node's place: it is to be destroyed. On a thread of the node's
+	 * own; must not wait for the node. May be NULL. */
+	void (*handed)(void *arg, pid_t successor);
+	void *handed_arg;
 };
 
 /*
  * Builds pools, index files and sockets. On error @why (room for @why_bytes) says the cause and the
  * fix in one line. Return: 0; -EADDRINUSE (another daemon listens on the socket), -ENOMEM,
- * -EINVAL, -EMFILE, …
+ * -EINVAL, -EMFILE, …. With takeover also -ENOENT, -ECONNREFUSED (no daemon is there), -EPERM,
+ * -EBUSY (it refuses); on any error the other daemon serves on, unless it ended by itself.
  */
 int node_create(const struct node_config *config, struct node **out, char *why, size_t why_bytes);
 
@@ -142,6 +150,7 @@ void node_command_answer(struct node_command *command, const char *text, size_t 
 
 struct node_status {
 	uint64_t incarnation;
+	uint32_t takeovers; /* how often it was another process before, without a stop */
 	uint64_t uptime_ns;
 	uint64_t counters[NODE_COUNTER_COUNT];
 	const char *loop_backend; /* "io_uring" or "epoll" */

@@ -15,6 +15,7 @@
 /* One question; which fields count depends on the function that answers. */
 struct question {
 	struct node *node;
+	mailbox_run *run;
 	const char *realm, *space;
 	unsigned index, max;
 	void *out;
@@ -28,12 +29,24 @@ struct question {
 	int64_t result;
 };
 
+static void ask_run(void *argument)
+{
+	struct question *question = argument;
+
+	/* What is left here after a takeover is not what is. */
+	if (atomic_load_explicit(&question->node->handing.gone, memory_order_relaxed))
+		question->result = SKEP_STATUS_EDOWN;
+	else
+		question->run(question);
+}
+
 static int64_t ask(struct node *node, mailbox_run *run, struct question *question)
 {
 	int status;
 
 	question->node = node;
-	status = mailbox_call(node->mailbox, run, question);
+	question->run = run;
+	status = mailbox_call(node->mailbox, ask_run, question);
 	return status < 0 ? -ETIMEDOUT : question->result;
 }
 
@@ -45,6 +58,7 @@ static void status_run(void *argument)
 
 	memset(out, 0, sizeof(*out));
 	out->incarnation = node->keeper->incarnation;
+	out->takeovers = node->keeper->takeovers;
 	out->uptime_ns = clock_ns() - node->started_ns;
 	memcpy(out->counters, node->keeper->counters, sizeof(out->counters));
 	out->loop_backend = loop_backend_name(node->loop);

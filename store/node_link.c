@@ -300,7 +300,8 @@ int node_server_create(struct node *node)
 			.hello = link_hello,
 			.request = link_request,
 			.closed = link_closed,
-			.ended = link_ended},
+			.ended = link_ended,
+			.takeover = node_hand_asked},
 		.links_max = 4096,
 		.daemon_version = DAEMON_VERSION,
 		.orphan_ns = ORPHAN_SECONDS * NS_PER_S,
@@ -333,7 +334,10 @@ static void command_answer_run(void *argument)
 {
 	struct command_answer *answer = argument;
 	struct node_command *command = answer->command;
-	struct local_link *link = local_link_find(command->node->server, command->link_id);
+	/* Without a server: a successor has the sessions, and the tool has been cut. */
+	struct local_link *link = command->node->server
+					  ? local_link_find(command->node->server, command->link_id)
+					  : NULL;
 	struct session *session = link ? local_link_session(link) : NULL;
 
 	if (session)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "store/label.h"
@@ -130,6 +131,65 @@ int node_ssd_recover(struct node *node, char *why, size_t why_bytes)
 	return status;
 }
 
+/* ------------------------------------------------------------------------ one after the other */
+
+uint64_t node_ssd_set(const struct node_config *config)
+{
+	uint64_t set = config->ssd_count;
+
+	for (unsigned i = 0; i < config->ssd_count; i++) {
+		const char *path = config->ssds[i].path;
+
+		set = XXH3_64bits_withSeed(path, strlen(path), set);
+	}
+	if (config->ssd_count && config->manifest_path)
+		set = XXH3_64bits_withSeed(
+			config->manifest_path, strlen(config->manifest_path), set);
+	return set;
+}
+
+void node_ssd_leave(struct node *node)
+{
+	struct keeper *keeper = node->keeper;
+
+	if (!keeper->ssd)
+		return;
+	node_ssd_settle(node);
+	for (unsigned i = 0; i < keeper->realm_count; i++)
+		ssd_realm_leave(keeper->realms[i]);
+	node_ssd_destroy(node);
+	ssd_destroy(keeper->ssd);
+	keeper->ssd = NULL;
+}
+
+int node_ssd_rejoin(
+	struct node *node, const struct node_config *config, char *why, size_t why_bytes)
+{
+	struct keeper *keeper = node->keeper;
+	const struct ssd_found *found;
+	int64_t count;
+	int status = node_ssd_create(node, config, why, why_bytes);
+
+	if (status < 0 || !keeper->ssd)
+		return status;
+	keeper->now_ns = clock_ns();
+	snprintf(why, why_bytes, "the ssd tier cannot be opened again");
+	for (unsigned i = 0; i < keeper->realm_count && status == 0; i++)
+		status = ssd_realm_reopen(keeper->realms[i]);
+	if (status < 0)
+		return status;
+	count = ssd_recover(keeper->ssd, &found);
+	if (count < 0)
+		return (int)count;
+	for (unsigned i = 0; i < keeper->realm_count && status == 0; i++)
+		status = ssd_realm_rejoin(keeper->realms[i], found, count);
+	ssd_recover_end(keeper->ssd);
+	node_ledger_recovered(node, (uint64_t)count);
+	for (unsigned i = 0; i < keeper->realm_count && status == 0; i++)
+		ssd_realm_rejoin_end(keeper->realms[i]);
+	return status;
+}
+
 /* --------------------------------------------------------------------------- beside the keeper */
 
 /*
@@ -143,8 +203,8 @@ static void *fill_main(void *arg)
 	for (unsigned i = 0; i < node->disks->device_count; i++) {
 		int64_t done = 0;
 
-		while (!atomic_load(&node->stopping) && done >= 0 &&
-			(uint64_t)done < node->disks->device_bytes[i]) {
+		while (!atomic_load(&node->stopping) && !atomic_load(&node->fill_ends) &&
+			done >= 0 && (uint64_t)done < node->disks->device_bytes[i]) {
 			uint64_t began = clock_ns(), took;
 			struct disks_status status;
 
@@ -297,6 +357,7 @@ void node_ssd_destroy(struct node *node)
 {
 	node_ledger_close(node);
 	disks_destroy(node->disks);
+	node->disks = NULL;
 }
 
 void node_ssd_status(struct node *node, struct node_ssd_status *out)

@@ -45,13 +45,15 @@ static int put_state_create(struct realm *realm)
 	return 0;
 }
 
-int realm_create(struct keeper *keeper, const struct realm_config *config, uint64_t chunk_bytes,
-	struct realm **out)
+int realm_create(struct keeper *keeper, const struct realm_config *config,
+	const struct realm_memory *memory, struct realm **out)
 {
 	struct dram_options dram = {.name = config->name,
 		.bytes = config->dram_bytes,
 		.use_max = config->dram_use_max,
-		.chunk_bytes = chunk_bytes};
+		.chunk_bytes = memory->chunk_bytes,
+		.chunk_fds = memory->chunk_fds,
+		.ready_bytes = memory->ready_bytes};
 	struct realm *realm;
 	int status;
 

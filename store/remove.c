@@ -81,6 +81,9 @@ bool remove_settle(struct realm *realm)
 
 	if (!list->count)
 		return false;
+	/* Who reads the predecessor's index does not see that they are removed. */
+	if (realm->unmoved)
+		return true;
 	/* Pairs with pin_store(), as in evict.c. */
 	atomic_thread_fence(memory_order_seq_cst);
 	pins_scan(realm);

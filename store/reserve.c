@@ -66,8 +66,9 @@ static bool hopeless(const struct realm *realm)
 
 	dram_status_get(realm->dram, &status);
 	return realm->reservation_count == 0 && !realm->pending_count && realm->pins_seen == 0 &&
-	       !realm->operator_pins && !realm->removed.count && !realm->ssd.dirty.count &&
-	       list_empty(&realm->ssd.jobs_busy) && status.ready_bytes == status.bytes;
+	       !realm->operator_pins && !realm->removed.count && !realm->unmoved &&
+	       !realm->ssd.dirty.count && list_empty(&realm->ssd.jobs_busy) &&
+	       status.ready_bytes == status.bytes;
 }
 
 /* Adds a reservation of the part to a block that stands pending. */

@@ -12,22 +12,16 @@
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
 
-/* Operators come and go unseen by the realm: its counters and limits are its own sessions'. */
-int session_create(struct realm *realm, const struct page_end *page, struct session **out)
+struct session *session_add(struct realm *realm, const struct page_end *page)
 {
-	bool operator_role = !page->base;
+	struct session *session = memory_zalloc(sizeof(*session));
 	struct keeper *keeper = realm->keeper;
-	struct session *session;
 
-	if (!operator_role && realm->session_count >= realm->config.sessions_max)
-		return -EUSERS;
-	session = memory_zalloc(sizeof(*session));
 	if (!session)
-		return -ENOMEM;
+		return NULL;
 	session->realm = realm;
 	session->page = *page;
-	session->operator_role = operator_role;
-	session->id = operator_role ? 0 : ++realm->next_session;
+	session->operator_role = !page->base;
 	session->opened_ns = keeper->now_ns;
 	list_init(&session->reservations);
 	list_init(&session->waits);
@@ -35,9 +29,26 @@ int session_create(struct realm *realm, const struct page_end *page, struct sess
 	list_init(&session->of_realm);
 	list_append(&keeper->sessions, &session->of_keeper);
 	keeper->session_count++;
-	if (!operator_role) {
+	if (!session->operator_role) {
 		list_append(&realm->sessions, &session->of_realm);
 		realm->session_count++;
+	}
+	return session;
+}
+
+/* Operators come and go unseen by the realm: its counters and limits are its own sessions'. */
+int session_create(struct realm *realm, const struct page_end *page, struct session **out)
+{
+	bool operator_role = !page->base;
+	struct session *session;
+
+	if (!operator_role && realm->session_count >= realm->config.sessions_max)
+		return -EUSERS;
+	session = session_add(realm, page);
+	if (!session)
+		return -ENOMEM;
+	if (!operator_role) {
+		session->id = ++realm->next_session;
 		realm->counters[REALM_COUNTER_sessions_opened]++;
 	}
 	*out = session;
@@ -74,9 +85,21 @@ void session_end(struct session *session)
 	SKEP_CHECK(list_empty(&session->reservations) && list_empty(&session->waits));
 	list_remove(&session->of_realm);
 	list_remove(&session->of_keeper);
+	realm->unmoved -= session->unmoved;
 	realm->session_count -= !session->operator_role;
 	realm->keeper->session_count--;
 	realm->room_made = true; /* its pins are gone */
+	memory_free(session);
+}
+
+void session_drop(struct session *session)
+{
+	struct realm *realm = session->realm;
+
+	list_remove(&session->of_realm);
+	list_remove(&session->of_keeper);
+	realm->session_count -= !session->operator_role;
+	realm->keeper->session_count--;
 	memory_free(session);
 }
 

@@ -605,6 +605,39 @@ int ssd_realm_create(struct realm *realm)
 		realm->keeper->ssd, realm->name, realm->config.ssd_bytes, &ssd->owner, &ssd->log);
 }
 
+int ssd_realm_reopen(struct realm *realm)
+{
+	struct realm_ssd *ssd = &realm->ssd;
+	struct lru_list lru = ssd->lru, dirty = ssd->dirty;
+	uint64_t *origins = ssd->origins;
+	uint32_t count = ssd->origin_count;
+	int status;
+
+	ssd->origins = NULL;
+	status = ssd_realm_create(realm);
+	ssd->lru = lru;
+	ssd->dirty = dirty;
+	if (status == 0 && ssd->origins && origins) {
+		memcpy(ssd->origins, origins, count * sizeof(*origins));
+		ssd->origin_count = count;
+	}
+	memory_free(origins);
+	return status;
+}
+
+void ssd_realm_leave(struct realm *realm)
+{
+	realm->ssd.log = NULL;
+	memory_free(realm->index.ssd_at);
+	realm->index.ssd_at = NULL;
+}
+
+bool ssd_realm_idle(const struct realm *realm)
+{
+	return list_empty(&realm->ssd.jobs_busy) && list_empty(&realm->ssd.loads_live) &&
+	       list_empty(&realm->ssd.syncs_live);
+}
+
 void ssd_realm_destroy(struct realm *realm)
 {
 	memory_free(realm->ssd.jobs);

@@ -62,7 +62,11 @@ enum slot_flag {
 	SLOT_DIRTY = 16,   /* to be written to the ssd: on the list of those, not on an LRU list */
 	SLOT_WRITING = 32, /* a record of it is on its way: first write, or a move */
 	SLOT_LOADING = 64, /* its frames are being filled from the ssd */
+	SLOT_LOST = 128,   /* found nowhere by a successor; within ssd_realm_rejoin_end() alone */
 };
+
+/* In index.ssd_at within the same: its record was not found. */
+#define SSD_LOST (SSD_NONE - 1)
 
 /* The keeper's own half of a slot: 64 bytes. */
 struct slot {
@@ -352,6 +356,9 @@ struct realm {
 	uint64_t misses[SKEP_REASON_COUNT];
 	struct histogram latencies[REALM_LATENCY_COUNT];
 	bool room_made; /* a frame was freed since the blocked were last tried */
+	/* Sessions that may read the index of the daemon before, where nothing can be unpublished
+	 * any more: while there are some, no frame that was published is freed. */
+	unsigned unmoved;
 };
 
 struct session {
@@ -372,6 +379,8 @@ struct session {
 	uint64_t reservation_count, reserved_bytes, submission_count;
 	uint64_t spaces; /* mask of spaces it opened */
 	void *link;	 /* the transport's half */
+	uint32_t number; /* while everything is packed for a successor */
+	bool unmoved;	 /* taken over, and it may still read the predecessor's index */
 };
 
 /* What the keeper asks of the outside; a simulation gives its own. */
@@ -401,6 +410,7 @@ struct keeper {
 	struct ssd *ssd;	 /* NULL: none; the node's */
 	uint64_t counters[NODE_COUNTER_COUNT];
 	uint32_t id_bits;
+	uint32_t takeovers; /* how often the daemon was another one before, without a stop */
 };
 
 #define RELAXED memory_order_relaxed
@@ -425,19 +435,34 @@ uint64_t keeper_tick(struct keeper *keeper);
 /* A mover has finished @job. */
 void keeper_summed(struct keeper *keeper, struct sum_job *job);
 struct realm *keeper_realm(struct keeper *keeper, const char *name);
+/* No mover has work of it. */
+bool keeper_sums_idle(const struct keeper *keeper);
+/* Sessions that were taken over read the new index by now: those that say so, or all. Return: how
+ * many do not. */
+unsigned keeper_moved(struct keeper *keeper, bool all);
 
 /* realm.c */
-int realm_create(struct keeper *keeper, const struct realm_config *config, uint64_t chunk_bytes,
-	struct realm **out);
+/* The pool's memory: to be made, or files that another daemon made (see dram_options). */
+struct realm_memory {
+	uint64_t chunk_bytes, ready_bytes;
+	const int *chunk_fds;
+};
+int realm_create(struct keeper *keeper, const struct realm_config *config,
+	const struct realm_memory *memory, struct realm **out);
 void realm_destroy(struct realm *realm);
 void realm_ready(struct realm *realm, uint64_t bytes);
 
 /* session.c */
 int session_create(struct realm *realm, const struct page_end *page, struct session **out);
+/* Without limits, number or count: one that was there before. NULL: no memory. */
+struct session *session_add(struct realm *realm, const struct page_end *page);
 /* Its socket is closed: nothing more is taken from it; pins and reservations stay. */
 void session_stop(struct session *session);
 /* Its process has ended (or it said goodbye): everything it held is given back; freed. */
 void session_end(struct session *session);
+/* Freed as it stands, for who never runs this realm (again): another process has the session, and
+ * what its end means is said there. Reservations and waits keep pointing at it. */
+void session_drop(struct session *session);
 /* Takes one message. Return: 0, or -EPROTO: the session must be cut. */
 int session_submit(struct session *session, const struct submission *message);
 void session_complete(
@@ -451,6 +476,10 @@ void index_destroy(struct index *index);
 /* Has the system give the memory that the next @slots names with @record_bytes of records in all
  * will take, while they are made. Any thread; nothing is written. */
 void index_populate(const struct index *index, uint32_t slots, uint64_t record_bytes);
+/* How large its file is under this configuration. */
+uint64_t index_file_bytes(const struct realm_config *config);
+/* Nothing is had from DRAM by this file any more: for who still reads it (a successor serves). */
+void index_empty(struct index *index);
 /* Everything that names a block to be made. */
 struct index_name {
 	struct block_id id;
@@ -552,6 +581,12 @@ int64_t frame_take(struct realm *realm, unsigned class, uint32_t rest, bool shed
 
 /* ssd.c: to the ssd and out of it */
 int ssd_realm_create(struct realm *realm);
+/* For a realm that was taken over, once the tier is there: lists and origins stay as they are. */
+int ssd_realm_reopen(struct realm *realm);
+/* The tier is closed under the realm, which a successor serves. */
+void ssd_realm_leave(struct realm *realm);
+/* Nothing is under way between the realm and the tier, and nobody waits for it to be. */
+bool ssd_realm_idle(const struct realm *realm);
 void ssd_realm_destroy(struct realm *realm);
 /* A block was published, or its record was lost: it is to be written. */
 void ssd_dirty(struct realm *realm, uint32_t slot);
@@ -560,6 +595,8 @@ void ssd_settled(struct realm *realm, uint32_t slot);
 void ssd_status_fill(struct realm *realm, struct realm_status *out);
 /* sync.c */
 void syncs_pump(struct realm *realm);
+/* The realm's own sync is not gone on with, unless it is with the log or the ledger by now. */
+void sync_mark_drop(struct realm *realm);
 int sync_submit(struct session *session, const struct submission *message);
 void sync_session_gone(struct session *session);
 uint64_t sync_tick(struct realm *realm);
@@ -573,6 +610,10 @@ static inline bool space_written(const struct space *space)
 }
 /* Takes in what the log's tables hold (recover.c); before any session. */
 int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count);
+/* The same where the realm was taken over: its blocks know their records (rejoin.c). The second
+ * part, when the log may be used, deals with what was not found. */
+int ssd_realm_rejoin(struct realm *realm, const struct ssd_found *found, int64_t count);
+void ssd_realm_rejoin_end(struct realm *realm);
 /* The record at @at, if it is still the block's, does not hold what it must: a block that is in
  * DRAM is written again, another is quarantined with all below it. */
 void ssd_record_bad(struct realm *realm, uint32_t slot, uint32_t at);
@@ -609,6 +650,8 @@ uint64_t load_tick(struct realm *realm);
 
 /* wait.c */
 int wait_submit(struct session *session, const struct submission *message);
+/* Waits for a pending block. Return: 0, -EAGAIN: too many wait. */
+int wait_add(struct session *session, const struct submission *message);
 int wait_cancel(struct session *session, const struct submission *message);
 void wait_finish(struct realm *realm, struct wait *wait, int status);
 void wait_session_gone(struct session *session);

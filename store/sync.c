@@ -189,6 +189,12 @@ static uint64_t mark_tick(struct realm *realm)
 	return ssd->mark_next_ns;
 }
 
+void sync_mark_drop(struct realm *realm)
+{
+	if (realm->ssd.mark_live && !sync_is_away(&realm->ssd.mark))
+		sync_free(&realm->ssd.mark);
+}
+
 void sync_session_gone(struct session *session)
 {
 	list_each_safe (node, &session->realm->ssd.syncs_live) {

@@ -30,11 +30,34 @@ void wait_finish(struct realm *realm, struct wait *wait, int status)
 	session_complete(session, queue, tag, status, slot);
 }
 
+int wait_add(struct session *session, const struct submission *message)
+{
+	struct realm *realm = session->realm;
+	struct wait *wait;
+
+	if (realm->wait_free == NONE32)
+		return -EAGAIN;
+	wait = &realm->waits[realm->wait_free];
+	realm->wait_free = wait->next_free;
+	realm->wait_count++;
+	wait->used = true;
+	wait->session = session;
+	wait->deadline_ns = message->deadline_ns;
+	wait->slot = message->slot;
+	wait->tag = message->tag;
+	wait->queue = message->queue;
+	list_append(&session->waits, &wait->of_session);
+	list_append(&realm->pendings[realm->index.slots[message->slot].pending].waits,
+		&wait->of_pending);
+	realm->wait_next_ns = MIN_OF(realm->wait_next_ns, wait->deadline_ns);
+	realm->counters[REALM_COUNTER_waits]++;
+	return 0;
+}
+
 int wait_submit(struct session *session, const struct submission *message)
 {
 	struct realm *realm = session->realm;
 	struct index *index = &realm->index;
-	struct wait *wait;
 	int status = -ENOENT;
 
 	if (message->slot < index->head->slot_count && message->generation &&
@@ -46,25 +69,10 @@ int wait_submit(struct session *session, const struct submission *message)
 			status = message->deadline_ns > realm->keeper->now_ns ? -EINPROGRESS
 									      : -ETIMEDOUT;
 	}
-	if (status == -EINPROGRESS && realm->wait_free == NONE32)
-		status = -EAGAIN;
-	if (status != -EINPROGRESS) {
-		session_complete(session, message->queue, message->tag, status, message->slot);
+	if (status == -EINPROGRESS && wait_add(session, message) == 0)
 		return 0;
-	}
-	wait = &realm->waits[realm->wait_free];
-	realm->wait_free = wait->next_free;
-	realm->wait_count++;
-	wait->used = true;
-	wait->session = session;
-	wait->deadline_ns = message->deadline_ns;
-	wait->slot = message->slot;
-	wait->tag = message->tag;
-	wait->queue = message->queue;
-	list_append(&session->waits, &wait->of_session);
-	list_append(&realm->pendings[index->slots[message->slot].pending].waits, &wait->of_pending);
-	realm->wait_next_ns = MIN_OF(realm->wait_next_ns, wait->deadline_ns);
-	realm->counters[REALM_COUNTER_waits]++;
+	session_complete(session, message->queue, message->tag,
+		status == -EINPROGRESS ? -EAGAIN : status, message->slot);
 	return 0;
 }
 

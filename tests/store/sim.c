@@ -67,7 +67,8 @@ static int realms_create(struct sim *sim)
 
 		config.secret[0] = (uint8_t)('0' + options->secret + (int)i);
 		snprintf(config.name, sizeof(config.name), "r%u", i);
-		status = realm_create(sim->keeper, &config, 64 << 20, &sim->realms[i]);
+		status = realm_create(sim->keeper, &config,
+			&(struct realm_memory){.chunk_bytes = 64 << 20}, &sim->realms[i]);
 		if (status < 0)
 			return status;
 	}
