@@ -2,10 +2,13 @@
 /*
  * The program skepd with clients at work: a second one on its socket is refused and disturbs
  * nobody; SIGTERM ends it in time whatever its clients hold, and what they hold stays right; it
- * comes back on its socket after a clean end and after kill -9.
+ * comes back on its socket after a clean end and after kill -9; another one takes its place.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "tests/node/user.h"
@@ -17,7 +20,22 @@ static const struct shape shape = {
 
 enum { TOLD_READY = 1, TOLD_CHECK, TOLD_STOP };
 
+static char state_dir[PATH_MAX], admin_address[32];
+static unsigned admin_port;
+
 /* ---------------------------------------------------------------------------------- the program */
+
+static void successor(int line, const void *socket)
+{
+	char ready[16];
+
+	snprintf(ready, sizeof(ready), "%d", line);
+	REQUIRE(fcntl(line, F_SETFD, 0) == 0);
+	execl(SKEPD_PATH, "skepd", "--socket", socket, "--dram", "32MiB", "--admin", admin_address,
+		"--state-dir", state_dir, "--parent-death", "--log-level", "error", "--ready-fd",
+		ready, "--takeover", (char *)NULL);
+	_exit(126);
+}
 
 static void program(int line, const void *socket)
 {
@@ -25,18 +43,18 @@ static void program(int line, const void *socket)
 
 	snprintf(ready, sizeof(ready), "%d", line);
 	REQUIRE(fcntl(line, F_SETFD, 0) == 0);
-	execl(SKEPD_PATH, "skepd", "--socket", socket, "--dram", "32MiB", "--admin", "off",
-		"--volatile-secret", "--parent-death", "--log-level", "error", "--ready-fd", ready,
-		(char *)NULL);
+	execl(SKEPD_PATH, "skepd", "--socket", socket, "--dram", "32MiB", "--admin", admin_address,
+		"--state-dir", state_dir, "--parent-death", "--log-level", "error", "--ready-fd",
+		ready, (char *)NULL);
 	_exit(126);
 }
 
-static struct child program_start(const char *socket)
+static struct child program_start(child_body *body, const char *socket)
 {
 	struct child child;
 	char byte;
 
-	child_start(&child, "skepd", program, socket);
+	child_start(&child, "skepd", body, socket);
 	REQUIRE_EQ(line_hear(child.line, &byte, 1), 1);
 	return child;
 }
@@ -125,6 +143,43 @@ static void holder(int line, const void *socket)
 
 /* ------------------------------------------------------------------------------------- the test */
 
+static struct sockaddr_in page_address(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET};
+
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	address.sin_port = htons((uint16_t)admin_port);
+	return address;
+}
+
+/* One that nobody has now. */
+static unsigned free_port(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET};
+	socklen_t bytes = sizeof(address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	REQUIRE(fd >= 0 && bind(fd, (struct sockaddr *)&address, bytes) == 0);
+	REQUIRE(getsockname(fd, (struct sockaddr *)&address, &bytes) == 0);
+	close(fd);
+	return ntohs(address.sin_port);
+}
+
+static void page_answers(void)
+{
+	uint64_t until = clock_ns() + 5 * NS_PER_S;
+	struct sockaddr_in address = page_address();
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	REQUIRE(fd >= 0);
+	while (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		REQUIRE(errno == ECONNREFUSED && clock_ns() < until);
+		sleep_ms(20);
+	}
+	close(fd);
+}
+
 static struct child one_more(const char *name, child_body *body, const char *socket)
 {
 	struct child child;
@@ -154,14 +209,17 @@ static void workers_work(const struct child *workers)
 
 int main(int argc, char **argv)
 {
-	struct child daemon, workers[WORKERS], holds, stopped;
+	struct child daemon, next, workers[WORKERS], holds, stopped;
 	char socket[NODE_PATH_MAX];
 	struct stat there;
 	uint64_t began;
 
 	harness_begin(&(struct harness_options){argc, argv, 25, 0});
 	harness_path("socket", socket, sizeof(socket));
-	daemon = program_start(socket);
+	harness_path("state", state_dir, sizeof(state_dir));
+	admin_port = free_port();
+	snprintf(admin_address, sizeof(admin_address), "127.0.0.1:%u", admin_port);
+	daemon = program_start(program, socket);
 	for (unsigned i = 0; i < WORKERS; i++)
 		workers[i] = one_more("a worker", worker, socket);
 	holds = one_more("the holder", holder, socket);
@@ -172,6 +230,15 @@ int main(int argc, char **argv)
 	workers_work(workers);
 	order(&holds, TOLD_CHECK);
 
+	/* Another one takes its place, and its HTTP page, under everybody's eyes. */
+	next = program_start(successor, socket);
+	child_finish(&daemon);
+	daemon = next;
+	page_answers();
+	workers_work(workers);
+	order(&holds, TOLD_CHECK);
+	order(&holds, TOLD_CHECK);
+
 	began = clock_ns();
 	REQUIRE(kill(daemon.pid, SIGTERM) == 0);
 	child_finish(&daemon);
@@ -180,10 +247,10 @@ int main(int argc, char **argv)
 	REQUIRE(stat(socket, &there) < 0 && errno == ENOENT);
 	order(&holds, TOLD_CHECK);
 
-	daemon = program_start(socket);
+	daemon = program_start(program, socket);
 	workers_work(workers);
 	child_kill(&daemon);
-	daemon = program_start(socket);
+	daemon = program_start(program, socket);
 	workers_work(workers);
 	order(&holds, TOLD_CHECK);
 	child_continue(&stopped);

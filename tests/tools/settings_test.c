@@ -549,8 +549,10 @@ static void memory_may_fail(void)
 
 static void actions_are_read(void)
 {
-	settings_destroy(read_line("--check --json --foreground --ready-fd 5 --parent-death"));
+	settings_destroy(
+		read_line("--check --json --foreground --ready-fd 5 --parent-death --takeover"));
 	REQUIRE(actions.check && actions.json && actions.foreground && actions.parent_death);
+	REQUIRE(actions.takeover);
 	REQUIRE_EQ(actions.ready_fd, 5);
 	settings_destroy(read_line("-h"));
 	REQUIRE(actions.help && actions.ready_fd == -1);

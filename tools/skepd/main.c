@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -24,7 +25,8 @@
 
 /*
  * skepd: starts a node and its two helpers (commands, HTTP page), then waits for signals. SIGHUP
- * reloads, SIGTERM and SIGINT stop; a second one ends the process at once.
+ * reloads, SIGTERM and SIGINT stop; a second one ends the process at once. It ends as well when
+ * another daemon has taken its place.
  */
 
 /* How skepd ends; docs/man/skepd.8. With --check: 0, 1, 2 as the verdict is. */
@@ -32,6 +34,10 @@ enum daemon_exit { DAEMON_OK = 0, DAEMON_FAILED = 1, DAEMON_USAGE = 2, DAEMON_TA
 
 /* How often the pools are looked at while somebody waits for them (--ready-fd). */
 #define READY_LOOK_NS (5 * NS_PER_MS)
+
+/* How long a successor waits for the address of the HTTP page. */
+#define ADMIN_NS (5 * NS_PER_S)
+enum { ADMIN_STEP_US = 20000 };
 
 #define EVICT_STEP_BYTES (64ull << 20)
 
@@ -43,6 +49,7 @@ struct program {
 	struct commands *commands;
 	struct admin *admin;
 	int signals; /* signalfd */
+	int handed;  /* eventfd: counts 1 more than the pid of the daemon that took our place */
 };
 
 /* ---------------------------------------------------------------------------------- start */
@@ -72,7 +79,9 @@ static int signals_open(struct program *program)
 		return -errno;
 	signal(SIGPIPE, SIG_IGN);
 	program->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return program->signals < 0 ? -errno : 0;
+	if (program->signals >= 0)
+		program->handed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return program->handed < 0 ? -errno : 0;
 }
 
 /* Makes the folder of a socket where it is missing; its own folder must be there. */
@@ -88,6 +97,16 @@ static void socket_folder_make(const char *path)
 		log_info("skepd", "%s was made", folder);
 }
 
+/* On a thread of the node. */
+static void node_handed(void *arg, pid_t successor)
+{
+	const struct program *program = arg;
+	uint64_t count = (uint64_t)successor + 1;
+
+	if (write(program->handed, &count, sizeof(count)) < 0)
+		log_error("skepd", "the end cannot be told: %m");
+}
+
 static int node_open(struct program *program)
 {
 	const struct settings *settings = program->daemon.settings;
@@ -100,6 +119,9 @@ static int node_open(struct program *program)
 		settings_node(settings, &config, realms);
 		config.command = commands_take;
 		config.command_arg = program->commands;
+		config.takeover = program->actions.takeover;
+		config.handed = node_handed;
+		config.handed_arg = program;
 		status = node_create(&config, &program->daemon.node, why, sizeof(why));
 		explicit_bzero(realms, settings->realm_count * sizeof(*realms));
 	}
@@ -107,6 +129,24 @@ static int node_open(struct program *program)
 	if (status)
 		log_error("skepd", "%s", why);
 	return status;
+}
+
+/* The daemon whose place was taken lets go of the page's address in a moment. Without the page it
+ * is still better to serve. */
+static int admin_open(struct program *program, char *why)
+{
+	const char *address = program->daemon.settings->admin;
+	bool taken = program->actions.takeover;
+	uint64_t until = clock_ns() + (taken ? ADMIN_NS : 0);
+	int status;
+
+	while ((status = admin_create(&program->daemon, address, &program->admin, why)) ==
+			-EADDRINUSE &&
+		clock_ns() < until)
+		usleep(ADMIN_STEP_US);
+	if (status)
+		log_error("skepd", "%s", why);
+	return taken ? 0 : status;
 }
 
 static int program_start(struct program *program)
@@ -135,12 +175,7 @@ static int program_start(struct program *program)
 		log_error("skepd", "the node's threads cannot start: %s", status_text(status));
 		return status;
 	}
-	if (strcmp(settings->admin, "off")) {
-		status = admin_create(&program->daemon, settings->admin, &program->admin, why);
-		if (status)
-			log_error("skepd", "%s", why);
-	}
-	return status;
+	return strcmp(settings->admin, "off") ? admin_open(program, why) : 0;
 }
 
 static void program_end(struct program *program)
@@ -154,6 +189,8 @@ static void program_end(struct program *program)
 	pthread_mutex_destroy(&program->daemon.lock);
 	if (program->signals >= 0)
 		close(program->signals);
+	if (program->handed >= 0)
+		close(program->handed);
 }
 
 /* ----------------------------------------------------------------------------------- ready */
@@ -293,10 +330,27 @@ static int signal_take(struct program *program)
 	return 1;
 }
 
-static void serve(struct program *program)
+/* Another daemon serves now; the service manager shall watch that one. */
+static bool handed_over(struct program *program)
+{
+	uint64_t count;
+	char lines[32];
+
+	if (read(program->handed, &count, sizeof(count)) != sizeof(count))
+		return false;
+	log_info("skepd", "pid %llu has taken over", (unsigned long long)(count - 1));
+	snprintf(lines, sizeof(lines), "MAINPID=%llu", (unsigned long long)(count - 1));
+	if (count > 1)
+		notify_send(lines);
+	return true;
+}
+
+/* Return: false: another daemon has the place now, and the end is no stop. */
+static bool serve(struct program *program)
 {
 	uint64_t watchdog_ns = notify_watchdog_ns(), alive_ns = 0;
-	struct pollfd waited = {.fd = program->signals, .events = POLLIN};
+	struct pollfd waited[] = {{.fd = program->signals, .events = POLLIN},
+		{.fd = program->handed, .events = POLLIN}};
 	struct node_status status;
 
 	for (;;) {
@@ -306,12 +360,14 @@ static void serve(struct program *program)
 
 		if (program->actions.ready_fd >= 0)
 			wait_ns = MIN_OF(wait_ns, READY_LOOK_NS);
-		ready = poll(&waited, 1,
+		ready = poll(waited, ARRAY_COUNT(waited),
 			wait_ns == CLOCK_NEVER ? -1 : (int)MAX_OF(wait_ns / NS_PER_MS, 1u));
+		if (ready > 0 && handed_over(program))
+			return false;
 		if (ready > 0 && signal_take(program))
-			return;
+			return true;
 		if (program->actions.ready_fd >= 0 && ready_tell(program))
-			return;
+			return true;
 		/* Only a keeper that answers is a sign of life. */
 		if (!watchdog_ns || clock_ns() - alive_ns < watchdog_ns / 4)
 			continue;
@@ -356,8 +412,8 @@ static int run(struct program *program)
 	serving_log(program);
 	/* Clients may come: the pools grow under them until they are whole. */
 	notify_send("READY=1\nSTATUS=serving");
-	serve(program);
-	notify_send("STOPPING=1\nSTATUS=stopping");
+	if (serve(program))
+		notify_send("STOPPING=1\nSTATUS=stopping");
 	return DAEMON_OK;
 }
 
@@ -383,7 +439,7 @@ static int check_run(const struct settings *settings, bool json)
 
 int main(int argc, char **argv)
 {
-	struct program program = {.argc = argc, .argv = argv, .signals = -1};
+	struct program program = {.argc = argc, .argv = argv, .signals = -1, .handed = -1};
 	char why[SETTINGS_WHY_MAX];
 	int status;
 

@@ -109,6 +109,9 @@
 	X(ready_fd, "ready-fd", "N",                                                               \
 		"write one byte to this descriptor when serving, then close it")                   \
 	X(parent_death, "parent-death", "", "end when the parent process ends")                    \
+	X(takeover, "takeover", "",                                                                \
+		"take the place of the daemon that serves on the socket: sessions, memory and "    \
+		"pins go on")                                                                      \
 	X(help_config, "help-config", "",                                                          \
 		"print every setting with its meaning, as a configuration file")                   \
 	X(help, "help", "", "print this text")                                                     \

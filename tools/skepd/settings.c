@@ -109,6 +109,9 @@ static int action_take(struct reading *reading, enum action_number action, const
 	case ACTION_parent_death:
 		actions->parent_death = true;
 		break;
+	case ACTION_takeover:
+		actions->takeover = true;
+		break;
 	case ACTION_help_config:
 		actions->help_config = true;
 		break;

@@ -103,7 +103,7 @@ struct settings {
 
 /* What the command line asks for besides settings. */
 struct actions {
-	bool check, json, foreground, parent_death, help_config, help, version;
+	bool check, json, foreground, parent_death, takeover, help_config, help, version;
 	int ready_fd; /* -1: none */
 };
 
