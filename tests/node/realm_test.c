@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "store/read/layout.h"
 #include "tests/node/user.h"
 #include "transport/local/client.h"
 
@@ -293,7 +294,7 @@ static void welcome_get(const char *socket, int *fd, struct local_welcome *welco
 	uint64_t deadline_ns = clock_ns() + 5 * NS_PER_S;
 
 	hello.head = local_head(WIRE_HELLO, sizeof(hello));
-	hello.index_version = 1;
+	hello.index_version = INDEX_LAYOUT_VERSION;
 	hello.page_version = PAGE_VERSION;
 	snprintf(hello.token, sizeof(hello.token), "%s", alpha.token);
 	*fd = local_connect(socket, deadline_ns);
