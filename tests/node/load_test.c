@@ -26,7 +26,14 @@ enum {
 static const struct shape shape = {
 	.space = "load", .block_tokens = 16, .parts = 1, .ranges = 2, .part_bytes = PART_BYTES};
 
-static struct daemon keeper;
+/* The client is a process of its own: the daemon is forked by one that has no other thread. */
+enum { TOLD_KILL = 1, TOLD_START };
+
+static void parent_does(int line, unsigned what)
+{
+	note_tell(line, (struct note){.what = what});
+	REQUIRE_EQ(note_hear(line).what, what);
+}
 
 static void put_all(struct user *user)
 {
@@ -293,11 +300,11 @@ static uint64_t durable_by_itself(struct user *user)
 	return at;
 }
 
-static void the_mark_holds(struct user *user, uint64_t at)
+static void the_mark_holds(struct user *user, int line, uint64_t at)
 {
 	uint64_t until = clock_ns() + 10 * NS_PER_S * harness_slower();
 
-	daemon_start(&keeper);
+	parent_does(line, TOLD_START);
 	while (!skep_attached(user->session)) {
 		REQUIRE(clock_ns() < until);
 		usleep(1000);
@@ -317,13 +324,13 @@ static void the_mark_holds(struct user *user, uint64_t at)
 	REQUIRE_EQ(skep_durable(user->session, at), 1);
 }
 
-static void the_daemon_dies(struct user *user, struct skep_queue *queue)
+static void the_daemon_dies(struct user *user, int line, struct skep_queue *queue)
 {
 	struct flight flights[FLIGHT];
 
 	for (unsigned i = 0; i < FLIGHT; i++)
 		REQUIRE_EQ(submit(user, queue, &flights[i], i), 0);
-	daemon_kill(&keeper);
+	parent_does(line, TOLD_KILL);
 	land(queue, flights, FLIGHT);
 	for (unsigned i = 0; i < FLIGHT; i++) {
 		REQUIRE(flights[i].status == 0 || flights[i].status == SKEP_EDOWN);
@@ -331,19 +338,13 @@ static void the_daemon_dies(struct user *user, struct skep_queue *queue)
 	}
 }
 
-int main(int argc, char **argv)
+static void client(int line, const void *socket)
 {
 	struct skep_queue *queue;
 	struct user user;
 	uint64_t at;
 
-	harness_begin(&(struct harness_options){
-		.argc = argc, .argv = argv, .seconds = 30, .count = STORIES});
-	daemon_init(&keeper, (struct daemon_size){.dram_bytes = DRAM_BYTES, .blocks = 8192});
-	keeper.realms[0].ssd_bytes = SSD_BYTES;
-	daemon_ssd_add(&keeper, "ssd", SSD_BYTES + (16 << 20));
-	daemon_start(&keeper);
-	user_open(&user, keeper.config.socket_path, &shape);
+	user_open(&user, socket, &shape);
 	REQUIRE_EQ(skep_queue_create(user.session, &queue), 0);
 	put_all(&user);
 	what_makes_no_sense_is_refused(&user, queue);
@@ -355,9 +356,31 @@ int main(int argc, char **argv)
 	a_queue_goes_with_its_loads(&user);
 	loads_complete_once(&user, queue);
 	at = durable_by_itself(&user);
-	the_daemon_dies(&user, queue);
-	the_mark_holds(&user, at);
+	the_daemon_dies(&user, line, queue);
+	the_mark_holds(&user, line, at);
 	skep_queue_destroy(queue);
 	user_close(&user);
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon keeper;
+	struct child child;
+
+	harness_begin(&(struct harness_options){
+		.argc = argc, .argv = argv, .seconds = 30, .count = STORIES});
+	daemon_init(&keeper, (struct daemon_size){.dram_bytes = DRAM_BYTES, .blocks = 8192});
+	keeper.realms[0].ssd_bytes = SSD_BYTES;
+	daemon_ssd_add(&keeper, "ssd", SSD_BYTES + (16 << 20));
+	daemon_start(&keeper);
+	child_start(&child, "the client", client, keeper.config.socket_path);
+	REQUIRE_EQ(note_hear(child.line).what, TOLD_KILL);
+	daemon_kill(&keeper);
+	note_tell(child.line, (struct note){.what = TOLD_KILL});
+	REQUIRE_EQ(note_hear(child.line).what, TOLD_START);
+	daemon_start(&keeper);
+	note_tell(child.line, (struct note){.what = TOLD_START});
+	child_finish(&child);
+	daemon_stop(&keeper);
 	return 0;
 }
