@@ -76,6 +76,7 @@ struct node_config {
 	unsigned ssd_count;		 /* 0 = no ssd tier; up to NODE_SSDS_MAX */
 	const char *manifest_path;	 /* a directory; NULL = the first path + ".manifest" */
 	uint64_t manifest_bytes;	 /* of memory for it; 0 = 16 MiB */
+	uint64_t ssd_wear_bytes_per_day; /* that may be written on average; 0 = any amount */
 	uint64_t stop_ns; /* how long a stop may write what is not yet on an ssd; 0 = 5 s */
 	/*
 	 * Takes a command; called on the keeper's thread, must not block: hands it to another
@@ -163,6 +164,8 @@ struct node_status {
 		int uring_error; /* … for this reason; 0: that was asked for */
 		uint64_t devices, devices_fenced, in_flight, io_fallback;
 		uint64_t segment_bytes, segments, segments_free, tables_damaged;
+		/* The budget, what of it may be written now, puts that waited for it. */
+		uint64_t wear_bytes_per_day, wear_left_bytes, wear_waits;
 		uint64_t unwritten_bytes; /* of new files: not written through yet, so slower */
 		bool manifest;		  /* it is there; false: built without RocksDB */
 		/* 1: it was lost, and all records of the tables counted as live. */

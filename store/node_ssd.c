@@ -52,6 +52,7 @@ int node_ssd_create(
 	if (status < 0)
 		return status;
 	ssd.recover_threads = RECOVER_THREADS;
+	ssd.wear_bytes_per_day = config->ssd_wear_bytes_per_day;
 	return ssd_create(&ssd, &node->keeper->ssd, why, why_bytes);
 }
 
@@ -379,6 +380,9 @@ void node_ssd_status(struct node *node, struct node_ssd_status *out)
 		.segments = ssd.segments,
 		.segments_free = ssd.segments_free,
 		.tables_damaged = ssd.tables_damaged,
+		.wear_bytes_per_day = node->config.ssd_wear_bytes_per_day,
+		.wear_left_bytes = ssd.wear_left_bytes,
+		.wear_waits = ssd.wear_waits,
 		.reads = disks.reads,
 		.writes = disks.writes,
 		.flushes = disks.flushes,

@@ -214,6 +214,7 @@ static const char ssd_text[] = "ssd:\n"
 			       "    size: 10GiB\n"
 			       "  - {path: /data/two.ssd, size: 6GiB}\n"
 			       "manifest_memory: 32MiB\n"
+			       "ssd_wear: 2TiB\n"
 			       "stop_seconds: 9\n"
 			       "realms:\n"
 			       "  - name: named\n"
@@ -241,6 +242,7 @@ static void ssds_go_to_the_node_with_their_shares(void)
 	REQUIRE_EQ(config.ssds[1].bytes, 6ull << 30);
 	REQUIRE_TEXT(config.manifest_path, "/data/one.ssd.manifest");
 	REQUIRE_EQ(config.manifest_bytes, 32 << 20);
+	REQUIRE_EQ(config.ssd_wear_bytes_per_day, 2ull << 40);
 	REQUIRE_EQ(config.stop_ns, 9 * NS_PER_S);
 	for (unsigned i = 0; i < 4; i++)
 		REQUIRE_EQ(realms[i].ssd_bytes, shares[i]);

@@ -224,6 +224,11 @@ int ssd_put(struct ssd_log *log, struct ssd_put *put)
 	if (bytes > ssd->segment_bytes)
 		return -EFBIG;
 	put->units = (uint32_t)(bytes / SSD_UNIT_BYTES);
+	if (ssd->wear.bytes_per_day && ssd->wear.left <= 0) {
+		ssd->wear.waits++;
+		log->waits_io = true;
+		return -EAGAIN;
+	}
 	if ((ssd->write_bytes && ssd->write_bytes + bytes >
 					 (uint64_t)SSD_WRITE_BYTES_MAX * ssd->io->device_count) ||
 		ssd->writes_free < ssd_split_count(bytes, put->piece_count)) {

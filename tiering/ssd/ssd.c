@@ -285,6 +285,9 @@ int ssd_create(const struct ssd_options *options, struct ssd **out, char *why, s
 	for (unsigned d = 0; d < SSD_DEVICES_MAX; d++)
 		list_init(&ssd->devices[d].unsent);
 	status = set_open(ssd, options->segment_bytes, why, why_bytes);
+	ssd->wear.bytes_per_day = options->wear_bytes_per_day;
+	ssd->wear.left_max = (int64_t)MAX_OF(options->wear_bytes_per_day / 24, ssd->segment_bytes);
+	ssd->wear.left = ssd->wear.left_max;
 	if (!status) {
 		status = pools_make(ssd);
 		if (status)
@@ -424,12 +427,34 @@ void ssd_kick(struct ssd *ssd)
 	ssd_settle(ssd);
 }
 
+/* What has come back of the wear budget since the last look. */
+static void wear_fill(struct ssd *ssd)
+{
+	enum { MS_PER_DAY = 24 * 3600 * 1000 };
+	struct ssd_wear *wear = &ssd->wear;
+	uint64_t ms = (ssd->now_ns - wear->filled_ns) / NS_PER_MS;
+	bool was_spent = wear->left <= 0;
+	int64_t more;
+
+	if (!wear->bytes_per_day)
+		return;
+	/* A day's worth at once is more than enough: the product stays below 2^64. */
+	more = (int64_t)(wear->bytes_per_day / MS_PER_DAY * MIN_OF(ms, MS_PER_DAY) +
+			 wear->bytes_per_day % MS_PER_DAY * MIN_OF(ms, MS_PER_DAY) / MS_PER_DAY);
+	if (!more && ms < MS_PER_DAY)
+		return; /* too short a time: it counts the next time */
+	wear->filled_ns += ms * NS_PER_MS;
+	wear->left = MIN_OF(wear->left + more, wear->left_max);
+	ssd->io_freed |= was_spent && wear->left > 0;
+}
+
 uint64_t ssd_tick(struct ssd *ssd, uint64_t now_ns)
 {
 	/* Puts are dated back to the tick before them, so that none waits longer than it may. */
 	uint64_t next = clock_after(now_ns, ssd->flush_ns / 2);
 
 	ssd->now_ns = now_ns;
+	wear_fill(ssd);
 	for (unsigned i = 0; i < ssd->log_count; i++) {
 		struct ssd_log *log = ssd->logs[i];
 		uint64_t due = clock_after(log->dirty_ns, ssd->flush_ns);
@@ -483,6 +508,9 @@ void ssd_status_get(const struct ssd *ssd, struct ssd_status *status)
 		.tables_damaged = ssd->tables_damaged,
 		.read_errors = ssd->read_errors,
 		.write_errors = ssd->write_errors,
+		.wear_left_bytes =
+			ssd->wear.bytes_per_day ? (uint64_t)MAX_OF(ssd->wear.left, 0) : 0,
+		.wear_waits = ssd->wear.waits,
 		.in_flight = ssd->in_flight};
 	/* Those opened ahead hold nothing yet. */
 	for (unsigned i = 0; i < ssd->log_count; i++)

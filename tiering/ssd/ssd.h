@@ -69,6 +69,12 @@ struct ssd_options {
 	const struct ssd_ledger *ledger; /* may be NULL: every record of a table counts as live */
 	uint64_t flush_ns;   /* a table is written at the latest so long after a put; 0 = 1 s */
 	unsigned errors_max; /* failed transfers in a row until a device is fenced; 0 = 8 */
+	/*
+	 * The wear budget: what may be written on average, 0 = any amount. An hour's share can be
+	 * saved up. Where it is spent ssd_put() answers -EAGAIN until some of it has come back;
+	 * moves and tables are written all the same, and counted.
+	 */
+	uint64_t wear_bytes_per_day;
 	/* That read tables at the start, ours and the caller's, 0 = 1; read_now() of @io is called
 	 * by all of them at once. */
 	unsigned recover_threads;
@@ -261,6 +267,8 @@ struct ssd_status {
 	unsigned devices, devices_fenced;
 	uint64_t tables_damaged; /* found by ssd_recover() */
 	uint64_t read_errors, write_errors;
+	uint64_t wear_left_bytes; /* that may be written now; without a budget 0 */
+	uint64_t wear_waits;	  /* puts that were told to wait for it */
 	unsigned in_flight;
 };
 void ssd_status_get(const struct ssd *ssd, struct ssd_status *status);

@@ -177,6 +177,11 @@ struct ssd {
 	bool has_ledger;
 	uint64_t flush_ns, now_ns;
 	unsigned errors_max, recover_threads;
+	struct ssd_wear {
+		uint64_t bytes_per_day; /* 0: no budget */
+		int64_t left, left_max; /* bytes; what must be written makes it negative */
+		uint64_t filled_ns, waits;
+	} wear;
 
 	struct ssd_set_id set;
 	uint64_t segment_bytes;

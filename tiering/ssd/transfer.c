@@ -169,6 +169,8 @@ void ssd_send(struct ssd_transfer *transfer)
 
 	transfer->ssd->in_flight++;
 	transfer->request.device = segment->device;
+	if (transfer->request.op == SSD_OP_WRITE && transfer->ssd->wear.bytes_per_day)
+		transfer->ssd->wear.left -= (int64_t)transfer->request.bytes;
 	if (transfer->request.op == SSD_OP_WRITE && segment->state == SEGMENT_OPENING &&
 		transfer != &log->opening.transfer)
 		list_append(&log->waiting, &transfer->link);

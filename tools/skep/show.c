@@ -87,6 +87,11 @@ static void status_ssd(const json_t *answer)
 	if (unwritten)
 		printf("    %s of new files are still written through, and slower until then\n",
 			bytes);
+	if (json_number(ssd, "wear_bytes_per_day")) {
+		text_bytes(bytes, json_number(ssd, "wear_left_bytes"));
+		printf("    wear budget: %s may be written now, %llu writes waited for it\n", bytes,
+			(unsigned long long)json_number(ssd, "wear_waits"));
+	}
 	if (json_number(ssd, "devices_fenced"))
 		printf("    %llu fenced after repeated errors: see the log, then skep unfence\n",
 			(unsigned long long)json_number(ssd, "devices_fenced"));

@@ -59,6 +59,9 @@
 	X(segment_bytes, 0, "size of a segment in bytes")                                          \
 	X(segments, 0, "segments of all devices")                                                  \
 	X(segments_free, 0, "segments that hold nothing")                                          \
+	X(wear_bytes_per_day, 0, "bytes a day that may be written on average; 0: any amount")      \
+	X(wear_left_bytes, 0, "bytes that may be written now of the wear budget")                  \
+	X(wear_waits, 1, "times that a write waited for the wear budget")                          \
 	X(unwritten_bytes, 0, "bytes of new files that are not written through yet")               \
 	X(tables_damaged, 0, "tables that could not be read at the start")                         \
 	X(manifest_rebuilt, 0, "1 where the manifest was lost and made anew from the tables")      \

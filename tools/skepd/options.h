@@ -59,6 +59,8 @@
 		"or ssd.manifest in state_dir where that is a device")                             \
 	X(manifest_memory, "manifest-memory", SIZE, 4u << 20, 1u << 30, "SIZE", "16MiB", START,    \
 		"memory of the manifest")                                                          \
+	X(ssd_wear, "ssd-wear", SIZE, 0, 1ull << 50, "SIZE", "0", START,                           \
+		"bytes a day that may be written to the ssds on average; 0: any amount")           \
 	X(stop_seconds, "stop-seconds", COUNT, 0, 3600, "N", "5", START,                           \
 		"how long a stop may go on writing what no ssd holds yet")                         \
 	X(id_bits, "id-bits", COUNT, 1, 128, "N", "128", START,                                    \

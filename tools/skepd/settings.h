@@ -93,7 +93,7 @@ struct settings {
 	uint64_t id_bits;
 	struct device_list ssd; /* no size is 0 once all is read */
 	char manifest[SETTINGS_TEXT_MAX];
-	uint64_t manifest_memory, stop_seconds;
+	uint64_t manifest_memory, ssd_wear, stop_seconds;
 	uint32_t origins[NODE_OPTION_COUNT];
 	unsigned realm_count;
 	struct realm_settings realms[NODE_REALMS_MAX];

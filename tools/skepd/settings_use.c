@@ -310,6 +310,7 @@ void settings_node(
 		.ssd_count = settings->ssd.count,
 		.manifest_path = settings->ssd.count ? settings->manifest_path : NULL,
 		.manifest_bytes = settings->manifest_memory,
+		.ssd_wear_bytes_per_day = settings->ssd_wear,
 		/* 0 would be the node's own choice. */
 		.stop_ns = MAX_OF(settings->stop_seconds * NS_PER_S, 1u),
 	};
