@@ -2,6 +2,7 @@
 #ifndef SKEP_KERNELS_ATTENTION_H
 #define SKEP_KERNELS_ATTENTION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,6 +46,30 @@ struct attention_kv {
 	uint32_t block_tokens;
 	int64_t block_stride, token_stride, head_stride, value_offset;
 };
+
+/* What decode and prefill both ask of a shape: whole groups, sizes and types that have kernels. */
+static inline bool attention_shape_good(const struct attention_shape *shape)
+{
+	return shape->sequences && shape->kv_heads && shape->query_heads &&
+	       shape->query_heads % shape->kv_heads == 0 &&
+	       (shape->head_size == 64 || shape->head_size == 128) &&
+	       (shape->dtype == ATTENTION_BF16 || shape->dtype == ATTENTION_FP16);
+}
+
+/* … and of KV: everything that is loaded in pieces of 16 bytes lies on 16 bytes. */
+static inline bool attention_kv_good(const struct attention_kv *kv)
+{
+	uint64_t strides = (uint64_t)(kv->block_stride | kv->token_stride | kv->head_stride |
+				      kv->value_offset);
+
+	if (kv->block_tokens < 16 || (kv->block_tokens & (kv->block_tokens - 1)))
+		return false;
+	if (kv->token_stride < INT32_MIN || kv->token_stride > INT32_MAX)
+		return false;
+	if (kv->table ? kv->table % 4 : !kv->bases || kv->bases % 8)
+		return false;
+	return strides % 16 == 0 && kv->base % 16 == 0;
+}
 
 /*
  * What attention over some of a context gives: @values, float[sequences][query_heads][head_size],

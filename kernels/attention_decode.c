@@ -38,10 +38,7 @@ struct plan {
 
 static bool shape_good(const struct attention_shape *shape)
 {
-	return shape->sequences && shape->sequences <= SEQUENCES_MAX && shape->kv_heads &&
-	       shape->query_heads && shape->query_heads % shape->kv_heads == 0 &&
-	       (shape->head_size == 64 || shape->head_size == 128) &&
-	       (shape->dtype == ATTENTION_BF16 || shape->dtype == ATTENTION_FP16);
+	return attention_shape_good(shape) && shape->sequences <= SEQUENCES_MAX;
 }
 
 /*
@@ -85,21 +82,6 @@ size_t attention_decode_workspace(const struct gpu_info *info, const struct atte
 	return values_bytes(&plan, shape) + plan.slots * shape->query_heads * sizeof(float);
 }
 
-/* Everything that is loaded in pieces of 16 bytes lies on 16 bytes. */
-static bool kv_good(const struct attention_kv *kv)
-{
-	uint64_t strides = (uint64_t)(kv->block_stride | kv->token_stride | kv->head_stride |
-				      kv->value_offset);
-
-	if (kv->block_tokens < ATTENTION_TILE || (kv->block_tokens & (kv->block_tokens - 1)))
-		return false;
-	if (kv->token_stride < INT32_MIN || kv->token_stride > INT32_MAX)
-		return false;
-	if (kv->base % 16 || (kv->table ? kv->table % 4 : !kv->bases || kv->bases % 8))
-		return false;
-	return strides % 16 == 0;
-}
-
 static bool output_good(uint64_t output, uint64_t stride, const struct attention_part *part)
 {
 	if (!output && !part->values)
@@ -131,7 +113,7 @@ int attention_decode(
 	struct plan plan;
 	int status;
 
-	if (!shape_good(shape) || !kv_good(&decode->kv) || decode->query % 16 ||
+	if (!shape_good(shape) || !attention_kv_good(&decode->kv) || decode->query % 16 ||
 		decode->query_stride % 16 || !decode->query || !decode->lengths ||
 		decode->lengths % 4 || !decode->workspace || decode->workspace % 256 ||
 		!output_good(decode->output, decode->output_stride, &decode->part))

@@ -34,32 +34,13 @@ static const struct gpu_kernel kernels[][2][2] = {
 	KERNELS(tensor),
 };
 
-static bool shape_good(const struct attention_shape *shape)
-{
-	return shape->sequences && shape->kv_heads && shape->query_heads &&
-	       shape->query_heads % shape->kv_heads == 0 &&
-	       (shape->head_size == 64 || shape->head_size == 128) &&
-	       (shape->dtype == ATTENTION_BF16 || shape->dtype == ATTENTION_FP16);
-}
-
-static bool kv_good(const struct attention_kv *kv)
-{
-	uint64_t strides = (uint64_t)(kv->block_stride | kv->token_stride | kv->head_stride |
-				      kv->value_offset);
-
-	if (kv->block_tokens < 16 || (kv->block_tokens & (kv->block_tokens - 1)))
-		return false;
-	if (kv->table ? kv->table % 4 : !kv->bases || kv->bases % 8)
-		return false;
-	return strides % 16 == 0 && kv->base % 16 == 0;
-}
-
 static bool prefill_good(const struct attention_prefill *prefill)
 {
 	const struct attention_part *part = &prefill->part;
 
-	if (!shape_good(&prefill->shape) || !kv_good(&prefill->kv) || !prefill->queries_max ||
-		prefill->queries_max > QUERIES_MAX || !(prefill->scale > 0))
+	if (!attention_shape_good(&prefill->shape) || !attention_kv_good(&prefill->kv) ||
+		!prefill->queries_max || prefill->queries_max > QUERIES_MAX ||
+		!(prefill->scale > 0))
 		return false;
 	if (!prefill->query || (prefill->query | prefill->query_stride) % 16 || !prefill->starts ||
 		!prefill->lengths || (prefill->starts | prefill->lengths) % 4)

@@ -50,6 +50,9 @@ static void status_head(const json_t *answer)
 	printf("skepd %s  pid %llu  up %s  %s\n", json_text(answer, "version"),
 		(unsigned long long)json_number(answer, "pid"), uptime,
 		json_text(answer, "socket"));
+	if (json_number(answer, "takeovers"))
+		printf("taken over %llu times since its first start\n",
+			(unsigned long long)json_number(answer, "takeovers"));
 	printf("loop %s%s  movers %llu  sessions %llu  keeper busy %.1f %%\n",
 		json_text(answer, "loop"),
 		json_is_true(json_object_get(answer, "loop_fallback"))

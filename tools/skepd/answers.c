@@ -180,6 +180,7 @@ static void status_node(struct request *request, const struct metrics_snapshot *
 
 	set_number(out, "pid", (uint64_t)getpid());
 	set_number(out, "uptime_ns", node->uptime_ns);
+	set_number(out, "takeovers", node->takeovers);
 	set_text(out, "loop", node->loop_backend);
 	json_object_set_new(out, "loop_fallback", json_boolean(node->loop_fallback));
 	set_number(out, "movers", node->movers);
