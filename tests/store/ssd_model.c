@@ -57,6 +57,14 @@ static uint64_t left_counted(const struct realm *realm)
 	       realm->counters[REALM_COUNTER_blocks_given_up];
 }
 
+void model_fenced(struct model *model)
+{
+	for (unsigned i = 0; i < MODEL_SPACES; i++)
+		model->spaces[i].durable_version = 0;
+	for (uint32_t i = 0; i < MODEL_NAMES_MAX; i++)
+		model->names[i].durable = false;
+}
+
 /* A device that failed may have taken with it what was moved, or all whose space was. */
 static void excuses_look(struct model *model, struct realm *realm)
 {
@@ -69,11 +77,9 @@ static void excuses_look(struct model *model, struct realm *realm)
 
 		space_look(realm, i, &model->spaces[i]);
 		excused |= model->has_failed && model->spaces[i].at != before;
-		if (excused)
-			model->spaces[i].durable_version = 0;
 	}
-	for (uint32_t i = 0; excused && i < MODEL_NAMES_MAX; i++)
-		model->names[i].durable = false;
+	if (excused)
+		model_fenced(model);
 }
 
 static void slot_look(struct model *model, struct realm *realm, uint32_t slot)

@@ -55,6 +55,10 @@ uint64_t model_look(struct model *model, struct realm *realm);
 void model_durable(struct model *model, struct realm *realm, uint64_t look,
 	const uint64_t versions[MODEL_SPACES]);
 
+/* A device was given up: what lay there may be gone, or stand at the same place again, not durable
+ * yet. */
+void model_fenced(struct model *model);
+
 /* Memory and live bytes are within what they may be. */
 void model_limits(const struct model *model, const struct realm *realm, bool ledger);
 

@@ -585,6 +585,8 @@ static void devices_unfence(void)
 		if (ssd_device_fenced(world.sim.keeper->ssd, d)) {
 			world.counts.fences++;
 			memory_devices_faults_end(world.sim.devices);
+			for (unsigned i = 0; i < world.realm_count; i++)
+				model_fenced(&world.models[i]);
 			REQUIRE_EQ(ssd_device_unfence(world.sim.keeper->ssd, d), 0);
 		}
 }
