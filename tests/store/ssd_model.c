@@ -59,6 +59,7 @@ static uint64_t left_counted(const struct realm *realm)
 
 void model_fenced(struct model *model)
 {
+	model->excused_at = model->look;
 	for (unsigned i = 0; i < MODEL_SPACES; i++)
 		model->spaces[i].durable_version = 0;
 	for (uint32_t i = 0; i < MODEL_NAMES_MAX; i++)
@@ -132,6 +133,9 @@ void model_durable(struct model *model, struct realm *realm, uint64_t look,
 	const uint64_t versions[MODEL_SPACES])
 {
 	model_look(model, realm);
+	/* Answered before a device was lost, heard of after it. */
+	if (model->excused_at > look)
+		return;
 	for (uint32_t i = 0; i < MODEL_NAMES_MAX; i++) {
 		struct model_name *name = &model->names[i];
 

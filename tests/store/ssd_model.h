@@ -33,11 +33,12 @@ struct model {
 	uint32_t count;
 	struct model_space spaces[MODEL_SPACES];
 	uint64_t look;
-	uint64_t left;	   /* names that may have gone, as counted */
-	uint64_t lost;	   /* blocks_lost at the last look */
-	bool has_lied;	   /* the devices: nothing can be promised of what they hold */
-	bool has_failed;   /* and said so: of what was moved or lost since, nothing */
-	uint64_t durables; /* that were found again */
+	uint64_t left;	     /* names that may have gone, as counted */
+	uint64_t lost;	     /* blocks_lost at the last look */
+	uint64_t excused_at; /* the last look that found that a device took something */
+	bool has_lied;	     /* the devices: nothing can be promised of what they hold */
+	bool has_failed;     /* and said so: of what was moved or lost since, nothing */
+	uint64_t durables;   /* that were found again */
 };
 
 /* The spaces, each of which stands wherever there is a place. */
