@@ -91,7 +91,7 @@ static void server_open(void)
 	struct loop_options options = {
 		.backend = LOOP_BACKEND_EPOLL, .watches_max = 64, .timers_max = 64};
 	struct local_server_options local = {
-		.owner = {&note, on_hello, on_request, on_closed, on_ended},
+		.owner = {&note, on_hello, on_request, on_closed, on_ended, NULL},
 		.links_max = LINKS,
 		.daemon_version = 0x102,
 		.orphan_ns = 50 * NS_PER_MS};
@@ -590,7 +590,8 @@ static void a_socket_has_one_daemon(void)
 	struct loop_options options = {
 		.backend = LOOP_BACKEND_EPOLL, .watches_max = 8, .timers_max = 8};
 	struct local_server_options local = {
-		.owner = {&note, on_hello, on_request, on_closed, on_ended}, .links_max = LINKS};
+		.owner = {&note, on_hello, on_request, on_closed, on_ended, NULL},
+		.links_max = LINKS};
 	struct local_server *other;
 	struct loop *other_loop;
 	struct stat status;
