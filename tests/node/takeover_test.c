@@ -653,7 +653,8 @@ static void who_fails_changes_nothing(void)
 	other.config.takeover = true;
 	other.realms[0].secret[0] ^= 1;
 	other_run(&other);
-	snprintf(other.config.socket_path, sizeof(other.config.socket_path), "%s.none", socket);
+	REQUIRE(snprintf(other.config.socket_path, sizeof(other.config.socket_path), "%s.none",
+			socket) < (int)sizeof(other.config.socket_path));
 	other_run(&other);
 	REQUIRE(role_stop_counted(&reader) > 0);
 	role_stop(&holder);
