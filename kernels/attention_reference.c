@@ -84,16 +84,22 @@ static void row_attend(const struct attention_decode_args *args, uint32_t sequen
 		total == 0 ? -INFINITY : (float)(top + log(total));
 }
 
+static uint64_t tiles_of(const int32_t *lengths, uint32_t sequences)
+{
+	uint64_t tiles = 0;
+
+	for (uint32_t n = 0; n < sequences; n++)
+		tiles += attention_tiles(lengths[n]);
+	return tiles;
+}
+
 void attention_decode_reference(const void *from)
 {
 	const struct attention_decode_args *args = from;
 	const int32_t *lengths = (const int32_t *)(uintptr_t)args->lengths;
-	uint64_t tiles = 0, begin = 0;
-	uint32_t ranges;
+	uint64_t tiles = tiles_of(lengths, args->sequences), begin = 0;
+	uint32_t ranges = attention_ranges(tiles, args->ranges);
 
-	for (uint32_t n = 0; n < args->sequences; n++)
-		tiles += attention_tiles(lengths[n]);
-	ranges = attention_ranges(tiles, args->ranges);
 	for (uint32_t n = 0; n < args->sequences; n++) {
 		uint64_t end = begin + attention_tiles(lengths[n]);
 
@@ -187,12 +193,9 @@ void attention_gather_reference(const void *from)
 	const int32_t *lengths = (const int32_t *)(uintptr_t)args->lengths;
 	struct target to = {args->output, args->output_stride, args->part, args->query_heads,
 		args->head_size, args->dtype};
-	uint64_t tiles = 0, begin = 0;
-	uint32_t ranges;
+	uint64_t tiles = tiles_of(lengths, args->sequences), begin = 0;
+	uint32_t ranges = attention_ranges(tiles, args->ranges);
 
-	for (uint32_t n = 0; n < args->sequences; n++)
-		tiles += attention_tiles(lengths[n]);
-	ranges = attention_ranges(tiles, args->ranges);
 	for (uint32_t n = 0; n < args->sequences; n++) {
 		uint64_t own = attention_tiles(lengths[n]);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef SKEP_KERNELS_GATHER_PRIV_H
-#define SKEP_KERNELS_GATHER_PRIV_H
+#ifndef SKEP_KERNELS_GATHER_ARGS_H
+#define SKEP_KERNELS_GATHER_ARGS_H
 
 #include <stdbool.h>
 

@@ -14,14 +14,18 @@
 /* Reads of tables under way at once. */
 enum { READ_THREADS = 4 };
 
+static void place_say(struct fsck *fsck, const struct fsck_place *place)
+{
+	fsck->report->findings[place->finding]++;
+	if (fsck->options->found)
+		fsck->options->found(fsck->options->arg, place);
+}
+
 void fsck_say(struct fsck *fsck, enum fsck_finding finding, const struct ssd_found *record)
 {
 	struct fsck_place place = {.finding = finding};
 	struct label_head head;
 
-	fsck->report->findings[finding]++;
-	if (!fsck->options->found)
-		return;
 	if (record) {
 		uint32_t units = fsck->survey.segment_units;
 		const struct ssd_seen *seen = &fsck->survey.segments[record->at / units];
@@ -37,7 +41,7 @@ void fsck_say(struct fsck *fsck, enum fsck_finding finding, const struct ssd_fou
 			}
 		}
 	}
-	fsck->options->found(fsck->options->arg, &place);
+	place_say(fsck, &place);
 }
 
 /* ----------------------------------------------------------------------------------- devices */
@@ -88,11 +92,8 @@ static void segments_report(struct fsck *fsck)
 			.segment = seen->slot};
 
 		report->tables += seen->tables;
-		if (!seen->status)
-			continue;
-		report->findings[place.finding]++;
-		if (fsck->options->found)
-			fsck->options->found(fsck->options->arg, &place);
+		if (seen->status)
+			place_say(fsck, &place);
 	}
 }
 

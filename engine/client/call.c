@@ -206,6 +206,27 @@ int call_answer(struct skep *session, uint32_t tag, uint64_t limit_ns, struct co
 	}
 }
 
+void call_bind(struct skep *session, struct submission *submission, struct call *call)
+{
+	call->tag = submission->tag = call_tag(session);
+	call->count = submission->count;
+	submission->scratch_at = call->at;
+	submission->scratch_bytes = call->bytes;
+}
+
+int call_submit(struct skep *session, struct submission *submission, struct call *call,
+	const struct skep_queue *queue)
+{
+	int64_t pushed;
+
+	call_bind(session, submission, call);
+	submission->queue = (uint16_t)(queue->index + 1);
+	pushed = call_push(session, submission, call_limit(clock_ns(), 0));
+	if (pushed >= 0)
+		return 0;
+	return pushed == -ETIMEDOUT ? -EAGAIN : (int)pushed;
+}
+
 int call_start(
 	struct skep *session, struct submission *submission, struct call *call, uint64_t limit_ns)
 {
@@ -216,14 +237,11 @@ int call_start(
 	/* Each may still be answered, and the ring must hold all answers. */
 	if (a->answers_owed + answers > PAGE_COMPLETIONS && calls_tidy(session) < 0)
 		return SKEP_STATUS_EDOWN;
-	submission->tag = call_tag(session);
 	submission->queue = 0;
-	if (call) {
-		call->tag = submission->tag;
-		call->count = submission->count;
-		submission->scratch_at = call->at;
-		submission->scratch_bytes = call->bytes;
-	}
+	if (call)
+		call_bind(session, submission, call);
+	else
+		submission->tag = call_tag(session);
 	pushed = a->answers_owed + answers > PAGE_COMPLETIONS
 			 ? -ETIMEDOUT
 			 : call_push(session, submission, limit_ns);

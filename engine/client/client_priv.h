@@ -468,6 +468,14 @@ int64_t call_push(struct skep *session, const struct submission *submission, uin
 int call_start(
 	struct skep *session, struct submission *submission, struct call *call, uint64_t limit_ns);
 
+/* Gives both a tag, the area to @submission and its count to @call. */
+void call_bind(struct skep *session, struct submission *submission, struct call *call);
+
+/* Submits with an area; completions come on @queue. @call stays open, whatever comes of it. Return:
+ * 0; SKEP_EDOWN, -EAGAIN: the daemon never hears of it. */
+int call_submit(struct skep *session, struct submission *submission, struct call *call,
+	const struct skep_queue *queue);
+
 /* Waits for a completion of @tag. Return: 0 and @out, SKEP_EDOWN, -ETIMEDOUT. */
 int call_answer(struct skep *session, uint32_t tag, uint64_t limit_ns, struct completion *out);
 

@@ -238,21 +238,17 @@ static int batch_submit(struct committing *job, const struct batch *batch)
 	struct call *call = call_open(session, SUBMIT_COMMIT, batch->bytes);
 	uint64_t now = clock_ns();
 	uint32_t value = 0;
-	int64_t pushed;
+	int status;
 
 	if (!call)
 		return session_away(session) ? SKEP_STATUS_EDOWN : -EAGAIN;
 	batch_write(job, batch, call_area(session->current, call));
-	call->tag = submission.tag = call_tag(session);
-	call->count = call->remaining = batch->parts;
+	call->remaining = batch->parts;
 	call->statuses_in_place = job->commit->sums != SKEP_SUMS_MOVER;
-	submission.queue = (uint16_t)(queue->index + 1);
-	submission.scratch_at = call->at;
-	submission.scratch_bytes = call->bytes;
-	pushed = call_push(session, &submission, call_limit(now, 0));
-	if (pushed < 0) {
+	status = call_submit(session, &submission, call, queue);
+	if (status < 0) {
 		call_close(call);
-		return pushed == -ETIMEDOUT ? -EAGAIN : (int)pushed;
+		return status;
 	}
 	for (unsigned at = batch->begin; at < batch->end; at++) {
 		struct event_want want = {.tag = call->tag,

@@ -162,13 +162,11 @@ static int prefetch_start(struct skep *session, struct skep_load *load, uint32_t
 
 static int load_submit(struct skep *session, struct skep_load *load, uint32_t count)
 {
-	struct event_want want = {.tag = call_tag(session),
-		.block = load->first,
+	struct event_want want = {.block = load->first,
 		.user = load->user,
 		.limit_ns = call_limit(clock_ns(), load->deadline_ns)};
 	struct submission submission;
 	struct call *call = NULL;
-	int64_t pushed;
 	int status;
 
 	if (!queue_room(load->queue))
@@ -177,15 +175,13 @@ static int load_submit(struct skep *session, struct skep_load *load, uint32_t co
 	if (status < 0)
 		return status;
 	submission = load_submission(load, call);
-	call->tag = submission.tag = want.tag;
-	call->queue = submission.queue = (uint16_t)(load->queue->index + 1);
-	submission.scratch_at = call->at;
-	submission.scratch_bytes = call->bytes;
-	pushed = call_push(session, &submission, call_limit(clock_ns(), 0));
-	if (pushed < 0) {
+	status = call_submit(session, &submission, call, load->queue);
+	if (status < 0) {
 		load_close(session->current, call);
-		return pushed == -ETIMEDOUT ? -EAGAIN : (int)pushed;
+		return status;
 	}
+	call->queue = submission.queue;
+	want.tag = call->tag;
 	queue_expect(load->queue, &want);
 	load->handle = load_handle(session->current, call->tag);
 	return 0;

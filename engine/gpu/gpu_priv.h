@@ -69,6 +69,10 @@ struct skep_gpu_job {
 /* One of the plan's jobs that is not under way, or NULL. */
 struct skep_gpu_job *job_take(struct skep_gpu_plan *plan);
 
+/* The end of a begin: with blocks to move (@got) the job is the caller's, else free again. Return:
+ * @got. */
+int job_begun(struct skep_gpu_job *job, int got, struct skep_gpu_job **out);
+
 /* The arrays of a job on this side. */
 struct gather_block *job_blocks(struct skep_gpu_job *job);
 uint32_t *job_pages(struct skep_gpu_job *job);

@@ -164,6 +164,15 @@ struct skep_gpu_job *job_take(struct skep_gpu_plan *plan)
 	return NULL;
 }
 
+int job_begun(struct skep_gpu_job *job, int got, struct skep_gpu_job **out)
+{
+	if (got > 0)
+		*out = job;
+	else
+		job->busy = false;
+	return got;
+}
+
 int job_pages_take(struct skep_gpu_job *job, const struct skep_gpu_pages *pages, uint32_t blocks)
 {
 	const struct gather_plan *gather = &job->plan->gather;

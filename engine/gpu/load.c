@@ -65,12 +65,7 @@ int skep_gpu_load_begin(
 			got = rc;
 		}
 	}
-	if (got <= 0) {
-		job->busy = false;
-		return got;
-	}
-	*out = job;
-	return got;
+	return job_begun(job, got, out);
 }
 
 /*

@@ -73,12 +73,7 @@ int skep_gpu_save_begin(
 			got = rc;
 		}
 	}
-	if (got <= 0) {
-		job->busy = false;
-		return got;
-	}
-	*out = job;
-	return got;
+	return job_begun(job, got, out);
 }
 
 int save_end(struct skep_gpu_job *job, int device_status, uint64_t deadline_ns)
