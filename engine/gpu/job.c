@@ -401,11 +401,21 @@ int skep_gpu_done(struct skep_gpu_job *job)
 	return job->moved ? gpu_event_done(job->done) : 1;
 }
 
-int skep_gpu_end(struct skep_gpu_job *job, int32_t *statuses, uint64_t deadline_ns)
+/* A wait that failed says nothing of the streams: neither parts nor memory go while they run. */
+static int job_wait(struct skep_gpu_job *job)
 {
 	int rc = job->moved ? gpu_event_sync(job->done) : 0;
 
 	SKEP_CHECK(job->busy);
+	if (rc < 0)
+		settle(job->plan);
+	return rc;
+}
+
+int skep_gpu_end(struct skep_gpu_job *job, int32_t *statuses, uint64_t deadline_ns)
+{
+	int rc = job_wait(job);
+
 	rc = job->load ? load_end(job, rc) : save_end(job, rc, deadline_ns);
 	if (statuses)
 		memcpy(statuses, job->statuses, job->count * sizeof(*statuses));
@@ -417,9 +427,7 @@ void skep_gpu_abort(struct skep_gpu_job *job)
 {
 	if (!job)
 		return;
-	SKEP_CHECK(job->busy);
-	if (job->moved)
-		(void)gpu_event_sync(job->done);
+	(void)job_wait(job);
 	if (job->load)
 		load_end(job, -ECANCELED);
 	else
