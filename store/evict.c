@@ -38,14 +38,17 @@ static struct lru_list *list_of(struct realm *realm, uint32_t slot)
 	return own->flags & SLOT_IN_DRAM ? &realm->lru[own->lru] : &realm->ssd.lru;
 }
 
-/* May the block stand on the list that it is evicted from? Not before it is written. */
+/* May the block stand on the list that it is evicted from? Not before it is written, and not while
+ * it is, though the ssd has failed meanwhile. */
 static bool evictable(const struct realm *realm, uint32_t slot)
 {
 	const struct index_entry *entry = &realm->index.entries[slot];
+	uint8_t flags = realm->index.slots[slot].flags;
 
-	if (realm->index.slots[slot].flags & (SLOT_LOADING | SLOT_DIRTY | SLOT_VICTIM))
+	if (flags & (SLOT_LOADING | SLOT_DIRTY | SLOT_VICTIM))
 		return false;
-	return slot_on_ssd(realm, slot) || !ssd_keeps(realm, LOAD(entry->space));
+	return slot_on_ssd(realm, slot) ||
+	       !(flags & SLOT_WRITING || ssd_keeps(realm, LOAD(entry->space)));
 }
 
 /* Links @slot on the hot side of @below (NONE32: at the cold end). */

@@ -164,6 +164,8 @@ struct node_status {
 		int uring_error; /* … for this reason; 0: that was asked for */
 		uint64_t devices, devices_fenced, in_flight, io_fallback;
 		uint64_t segment_bytes, segments, segments_free, tables_damaged;
+		uint64_t
+			moves_given_up; /* durable records that were moved, and are not meanwhile */
 		/* The budget, what of it may be written now, puts that waited for it. */
 		uint64_t wear_bytes_per_day, wear_left_bytes, wear_waits;
 		uint64_t unwritten_bytes; /* of new files: not written through yet, so slower */

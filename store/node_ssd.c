@@ -380,6 +380,7 @@ void node_ssd_status(struct node *node, struct node_ssd_status *out)
 		.segments = ssd.segments,
 		.segments_free = ssd.segments_free,
 		.tables_damaged = ssd.tables_damaged,
+		.moves_given_up = ssd.moves_given_up,
 		.wear_bytes_per_day = node->config.ssd_wear_bytes_per_day,
 		.wear_left_bytes = ssd.wear_left_bytes,
 		.wear_waits = ssd.wear_waits,

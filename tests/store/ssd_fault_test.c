@@ -235,6 +235,21 @@ static void without_a_device_dram_alone_serves(void)
 	play_close(&play);
 }
 
+/* The frames of a block that is being written are in use, whether the ssd still serves or not. */
+static void a_block_on_its_way_stays_when_the_last_device_fails(void)
+{
+	scene(NULL);
+	single_make(0);
+	REQUIRE_EQ(put(&single, 0, 1), 1);
+	play.realm->ssd.down = true;
+	lru_touch(play.realm, play_slot(&play.clients[0], &single, 0));
+	REQUIRE_EQ(evict_blocks(play.realm, 1), 0);
+	sim_settle(&play.sim);
+	REQUIRE_EQ(sync_now(), 0);
+	REQUIRE_EQ(evict_blocks(play.realm, 1), 1);
+	play_close(&play);
+}
+
 /* It waits for a write when the last device fails: no success may be told. */
 static void a_sync_under_way_is_told_when_the_last_device_fails(void)
 {
@@ -757,6 +772,7 @@ int main(void)
 	a_device_is_brought_back_by_command();
 	a_restart_without_a_ledger_leaves_room_for_puts();
 	without_a_device_dram_alone_serves();
+	a_block_on_its_way_stays_when_the_last_device_fails();
 	a_sync_under_way_is_told_when_the_last_device_fails();
 	a_sync_waits_for_what_was_lost_before_it_was_durable();
 	a_space_is_found_whenever_the_power_goes();

@@ -57,6 +57,15 @@ static uint64_t left_counted(const struct realm *realm)
 	       realm->counters[REALM_COUNTER_blocks_given_up];
 }
 
+/* What a device took from what was durable, as counted. */
+static uint64_t losses(const struct realm *realm)
+{
+	struct ssd_status ssd;
+
+	ssd_status_get(realm->keeper->ssd, &ssd);
+	return realm->counters[REALM_COUNTER_blocks_lost] + ssd.moves_given_up;
+}
+
 void model_fenced(struct model *model)
 {
 	model->excused_at = model->look;
@@ -69,7 +78,7 @@ void model_fenced(struct model *model)
 /* A device that failed may have taken with it what was moved, or all whose space was. */
 static void excuses_look(struct model *model, struct realm *realm)
 {
-	uint64_t lost = realm->counters[REALM_COUNTER_blocks_lost];
+	uint64_t lost = losses(realm);
 	bool excused = lost != model->lost;
 
 	model->lost = lost;
@@ -101,9 +110,36 @@ static void slot_look(struct model *model, struct realm *realm, uint32_t slot)
 	name->generation = generation;
 	if (!name->since && index_state(realm, slot) == ENTRY_PRESENT)
 		name->since = model->look;
-	if (at != name->at && model->has_failed)
+	/* It may stand again elsewhere, but it did not all the time. */
+	if (at == SSD_NONE)
 		name->durable = false;
 	name->at = at;
+}
+
+/* Where a device took a block's record what stands below it cannot be found either. */
+static void children_look(struct model *model, struct realm *realm)
+{
+	const struct index *index = &realm->index;
+
+	for (uint32_t slot = 0; slot < index->head->slot_count; slot++) {
+		uint32_t at = slot;
+		bool durable = true;
+
+		if (!atomic_load(&index->entries[slot].name_generation))
+			continue;
+		while (durable && at < index->head->slot_count) {
+			const struct index_entry *entry = &index->entries[at];
+
+			durable = name_of(model, (struct block_id){atomic_load(&entry->id_low),
+							 atomic_load(&entry->id_high)})
+					  ->durable;
+			at = atomic_load(&entry->parent_slot);
+		}
+		if (!durable)
+			name_of(model, (struct block_id){atomic_load(&index->entries[slot].id_low),
+					       atomic_load(&index->entries[slot].id_high)})
+				->durable = false;
+	}
 }
 
 uint64_t model_look(struct model *model, struct realm *realm)
@@ -115,6 +151,8 @@ uint64_t model_look(struct model *model, struct realm *realm)
 	for (uint32_t slot = 0; slot < realm->index.head->slot_count; slot++)
 		if (atomic_load(&realm->index.entries[slot].name_generation))
 			slot_look(model, realm, slot);
+	if (model->has_failed)
+		children_look(model, realm);
 	for (uint32_t i = 0; i < MODEL_NAMES_MAX; i++) {
 		struct model_name *name = &model->names[i];
 
@@ -154,7 +192,7 @@ void model_restarted(struct model *model, struct realm *realm, bool ledger)
 	/* Without a ledger the dead come back, and there may be too many names. */
 	excused |= !ledger && !realm->index.free_count;
 	model->left = left_counted(realm);
-	model->lost = realm->counters[REALM_COUNTER_blocks_lost];
+	model->lost = losses(realm);
 	for (unsigned i = 0; i < MODEL_SPACES; i++) {
 		struct model_space *space = &model->spaces[i];
 

@@ -117,6 +117,13 @@ void ssd_segment_check(struct ssd *ssd, struct ssd_segment *segment)
 		segment->log->reclaim_due = true;
 		ssd->io_freed = true;
 	}
+	/* Nothing more is to be moved away; it may have to wait for what can be reclaimed in its
+	 * place alone. */
+	if (segment->reclaiming && segment->live == 0 && segment->moves_unsafe) {
+		segment->reclaiming = false;
+		segment->log->reclaims--;
+		segment->log->reclaim_due = true;
+	}
 	if (segment->state == SEGMENT_CLOSED && segment->live == 0 && segment->reads == 0 &&
 		segment->moves == 0 && segment->moving_units == 0)
 		segment_free(ssd, segment);
@@ -168,7 +175,7 @@ static void segment_open(struct ssd_log *log, struct ssd_segment *segment)
 	segment->live = segment->fill = segment->pending_bytes = segment->unwritten = 0;
 	segment->table_begin = ssd->segment_units - 1;
 	segment->table_count = 1;
-	segment->reads = segment->moves = segment->moving_units = 0;
+	segment->reads = segment->moves = segment->moves_unsafe = segment->moving_units = 0;
 	segment->lost = segment->broken = segment->unopened = segment->reclaiming = false;
 	log->held++;
 	log->next = segment;
@@ -206,7 +213,39 @@ void ssd_segment_next_drop(struct ssd_log *log)
 	ssd_segment_check(log->ssd, segment);
 }
 
-int ssd_segment_find(struct ssd_log *log, uint32_t units, uint32_t entry_bytes, bool move)
+/*
+ * A record that was durable and was moved stays so where the table of its new place fails: the old
+ * place is kept until it has been moved on from there, and that is durable.
+ */
+static void moves_release(struct ssd_log *log)
+{
+	for (uint32_t i = 0; i < log->ssd->segment_count; i++) {
+		struct ssd_segment *segment = &log->ssd->segments[i];
+
+		if (segment->log != log || !segment->moves_unsafe)
+			continue;
+		segment->moves -= segment->moves_unsafe;
+		segment->moves_unsafe = 0;
+		ssd_segment_check(log->ssd, segment);
+	}
+	log->moves_unsafe = 0;
+}
+
+void ssd_moves_settle(struct ssd_log *log)
+{
+	if (!log->moves_unsafe)
+		return;
+	for (uint32_t i = 0; i < log->ssd->segment_count; i++) {
+		const struct ssd_segment *segment = &log->ssd->segments[i];
+
+		if (segment->log == log && segment->broken &&
+			(segment->live || segment->moves > segment->moves_unsafe))
+			return;
+	}
+	moves_release(log);
+}
+
+static int segment_find(struct ssd_log *log, uint32_t units, uint32_t entry_bytes, bool move)
 {
 	struct ssd *ssd = log->ssd;
 	/* The one that was opened ahead holds nothing yet: it counts as free. */
@@ -239,6 +278,20 @@ int ssd_segment_find(struct ssd_log *log, uint32_t units, uint32_t entry_bytes, 
 	log->open->entries_end = log->put_count;
 	log->open->for_moves = left <= SSD_RESERVE_MOVES;
 	return 0;
+}
+
+int ssd_segment_find(struct ssd_log *log, uint32_t units, uint32_t entry_bytes, bool move)
+{
+	int status = segment_find(log, units, entry_bytes, move);
+
+	if (status != -ENOSPC || !move || !log->moves_unsafe)
+		return status;
+	/* Or nothing could ever be moved to where it is safe. */
+	log_warn("ssd", "log %s: no segment is free: the old places of %u records are given up",
+		log->name, log->moves_unsafe);
+	log->ssd->moves_given_up += log->moves_unsafe;
+	moves_release(log);
+	return segment_find(log, units, entry_bytes, move);
 }
 
 /* --------------------------------------------------------------------------------- reclaim */

@@ -507,6 +507,7 @@ void ssd_status_get(const struct ssd *ssd, struct ssd_status *status)
 		.devices = ssd->io->device_count,
 		.tables_damaged = ssd->tables_damaged,
 		.read_errors = ssd->read_errors,
+		.moves_given_up = ssd->moves_given_up,
 		.write_errors = ssd->write_errors,
 		.wear_left_bytes =
 			ssd->wear.bytes_per_day ? (uint64_t)MAX_OF(ssd->wear.left, 0) : 0,

@@ -267,6 +267,7 @@ struct ssd_status {
 	unsigned devices, devices_fenced;
 	uint64_t tables_damaged; /* found by ssd_recover() */
 	uint64_t read_errors, write_errors;
+	uint64_t moves_given_up;  /* whose old place went before the new one was durable */
 	uint64_t wear_left_bytes; /* that may be written now; without a budget 0 */
 	uint64_t wear_waits;	  /* puts that were told to wait for it */
 	unsigned in_flight;

@@ -55,6 +55,7 @@ struct ssd_segment {
 	uint32_t unwritten;	  /* such entries */
 	uint32_t reads;		  /* under way, moves from here not counted */
 	uint32_t moves;		  /* from here, until durable at their new place */
+	uint32_t moves_unsafe;	  /* of these: no table has their new place, and none will */
 	uint32_t moving_units;	  /* from here, until their put's done() */
 	uint32_t slot;		  /* of its device */
 	uint32_t next_free;
@@ -139,6 +140,7 @@ struct ssd_log {
 	uint32_t closing;	   /* segments in CLOSING */
 	uint32_t reclaims;	   /* segments with reclaiming */
 	uint32_t broken;	   /* segments whose records cannot be made durable */
+	uint32_t moves_unsafe;	   /* whose old places are kept until these records are safe */
 	struct ssd_segment *open;
 	struct ssd_segment *next; /* opened ahead, OPENING or OPEN; NULL: none. It is held. */
 	struct ssd_transfer *gather;
@@ -212,7 +214,7 @@ struct ssd {
 	bool settling, settle_again;
 	bool io_freed, space_freed; /* since owners were told */
 	unsigned in_flight;	    /* transfers between ssd_send() and finish() */
-	uint64_t tables_damaged, read_errors, write_errors;
+	uint64_t tables_damaged, read_errors, write_errors, moves_given_up;
 };
 
 /* ------------------------------------------------------------------------------ segment.c */
@@ -244,6 +246,9 @@ void ssd_segment_next_drop(struct ssd_log *log);
 
 /* Makes CLOSED of CLOSING, and FREE of CLOSED, where nothing holds it. No callback. */
 void ssd_segment_check(struct ssd *ssd, struct ssd_segment *segment);
+
+/* Old places that are kept go where all that had moved is safe elsewhere. No callback. */
+void ssd_moves_settle(struct ssd_log *log);
 
 /* The owner put or dropped so many units: reclaim has something to gain again. */
 void ssd_reclaim_earn(struct ssd_log *log, uint32_t units);

@@ -179,7 +179,12 @@ static void retire(struct ssd_log *log, uint64_t upto, int status)
 
 			if (entry->from_dead && !status)
 				ssd_tell_dead(ssd, from, entry->from_unit);
-			from->moves--;
+			if (status && segment->broken) {
+				from->moves_unsafe++;
+				log->moves_unsafe++;
+			} else {
+				from->moves--;
+			}
 			ssd_segment_check(ssd, from);
 		}
 		if (entry->status == 0 && status)
@@ -337,5 +342,6 @@ void ssd_table_step(struct ssd_log *log)
 			!table_begin(log, segment))
 			break;
 	}
+	ssd_moves_settle(log);
 	ssd_syncs_finish(log);
 }

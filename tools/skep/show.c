@@ -101,6 +101,10 @@ static void status_ssd(const json_t *answer)
 	if (json_number(ssd, "tables_damaged"))
 		printf("    %llu damaged tables were found at the start\n",
 			(unsigned long long)json_number(ssd, "tables_damaged"));
+	if (json_number(ssd, "moves_given_up"))
+		printf("    %llu durable records were not so for a while: tables could not be "
+		       "written\n",
+			(unsigned long long)json_number(ssd, "moves_given_up"));
 	if (!json_is_true(json_object_get(ssd, "manifest")))
 		printf("    no manifest (built without RocksDB): removed blocks may come back "
 		       "after a restart\n");

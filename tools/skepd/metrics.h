@@ -64,6 +64,8 @@
 	X(wear_waits, 1, "times that a write waited for the wear budget")                          \
 	X(unwritten_bytes, 0, "bytes of new files that are not written through yet")               \
 	X(tables_damaged, 0, "tables that could not be read at the start")                         \
+	X(moves_given_up, 1,                                                                       \
+		"durable records that were moved, and were not durable until written again")       \
 	X(manifest_rebuilt, 0, "1 where the manifest was lost and made anew from the tables")      \
 	X(manifest_bytes, 0, "memory of the manifest's database in bytes")                         \
 	X(manifest_rows_waiting, 0, "rows of the manifest not written yet")                        \
