@@ -4,7 +4,8 @@
  * there, each block is verified against its root and published as it arrives. When all of it (or
  * what could be had by the deadline, or before a cancel) is there, the keeper writes the pin into
  * the session's table and answers; a load without a cell is a prefetch and pins nothing. Until then
- * the run is held: a block that loads need is not evicted.
+ * the run is held: a block that loads need is not evicted. A load can bring its blocks step by
+ * step, in the order of their ranges (load_step.c).
  */
 #include <errno.h>
 #include <string.h>
@@ -41,14 +42,10 @@ static void block_unframe(struct realm *realm, uint32_t slot)
 	lru_leaf_check(realm, slot);
 }
 
-static void block_done(struct ssd_get *get, int status)
+void load_block_end(struct realm *realm, uint32_t slot, int status)
 {
-	struct ssd_job *job = list_item(get, struct ssd_job, get);
-	struct realm *realm = job->realm;
-	uint32_t slot = job->slot;
 	struct slot *own = &realm->index.slots[slot];
 
-	ssd_job_give(job);
 	if (index_state(realm, slot) == ENTRY_REMOVED) {
 		own->flags &= (uint8_t)~SLOT_LOADING; /* remove_settle() frees it */
 		return;
@@ -62,7 +59,7 @@ static void block_done(struct ssd_get *get, int status)
 		lru_touch(realm, slot);
 		return;
 	}
-	realm->counters[REALM_COUNTER_ssd_read_errors]++;
+	realm->counters[REALM_COUNTER_ssd_read_errors] += status != -ECANCELED;
 	if (status != SKEP_STATUS_ECHECKSUM) {
 		block_unframe(realm, slot);
 		return;
@@ -71,6 +68,14 @@ static void block_done(struct ssd_get *get, int status)
 	realm->misses[SKEP_REASON_CHECKSUM]++;
 	own->flags &= (uint8_t)~SLOT_LOADING;
 	remove_subtree(realm, slot, SKEP_REASON_CHECKSUM);
+}
+
+static void block_done(struct ssd_get *get, int status)
+{
+	struct ssd_job *job = list_item(get, struct ssd_job, get);
+
+	ssd_job_give(job);
+	load_block_end(job->realm, job->slot, status);
 }
 
 /* Takes a frame for every part. Return: 0, -EAGAIN: none are to be had now. */
@@ -97,65 +102,78 @@ static int frames_take(struct realm *realm, uint32_t slot)
 	return 0;
 }
 
-void load_expect(struct realm *realm, uint32_t slot, uint8_t *into, struct ssd_job *job)
+struct part_expected load_expect_part(
+	struct realm *realm, uint32_t slot, uint32_t number, void *into)
 {
-	struct index *index = &realm->index;
-	const struct index_entry *entry = &index->entries[slot];
+	const struct index_entry *entry = &realm->index.entries[slot];
 	const struct space *space = &realm->spaces[LOAD(entry->space)];
+	const struct index_part *part = index_part(&realm->index, slot, number);
+	uint64_t frame = (uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES;
 
-	job->part_count = LOAD(entry->parts);
-	for (uint32_t i = 0; i < job->part_count; i++) {
-		const struct index_part *part = index_part(index, slot, i);
-		void *bytes = into ? into
-				   : dram_at(realm->dram,
-					     (uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES);
-
-		job->pieces[i] = (struct iovec){bytes, align_up(LOAD(part->bytes), SSD_UNIT_BYTES)};
-		if (into)
-			into += job->pieces[i].iov_len;
-		job->parts[i].sums = (struct part_sums){.bytes = bytes,
+	return (struct part_expected){
+		.sums = {.bytes = into ? into : dram_at(realm->dram, frame),
 			.length = LOAD(part->bytes),
-			.range_count = space->part_ranges[i],
-			.part = i,
+			.range_count = space->part_ranges[number],
+			.part = number,
 			.id_low = LOAD(entry->id_low),
 			.id_high = LOAD(entry->id_high),
 			.incarnation = realm->ssd.origins[LOAD(entry->origin)],
-			.write = LOAD(part->write)};
-		job->parts[i].root.low = LOAD(part->root_low);
-		job->parts[i].root.high = LOAD(part->root_high);
+			.write = LOAD(part->write)},
+		.root = {.low = LOAD(part->root_low), .high = LOAD(part->root_high)}};
+}
+
+void load_expect(struct realm *realm, uint32_t slot, uint8_t *into, struct ssd_job *job)
+{
+	job->part_count = LOAD(realm->index.entries[slot].parts);
+	for (uint32_t i = 0; i < job->part_count; i++) {
+		const struct part_sums *sums = &job->parts[i].sums;
+
+		job->parts[i] = load_expect_part(realm, slot, i, into);
+		job->pieces[i] = (struct iovec){
+			(void *)(uintptr_t)sums->bytes, align_up(sums->length, SSD_UNIT_BYTES)};
+		if (into)
+			into += job->pieces[i].iov_len;
 	}
 }
 
-/* Begins to read a block that is held. Return: 0, -EAGAIN (no frame or no place now), -EIO. */
-static int block_start(struct realm *realm, uint32_t slot)
+/* Reads it in one go. Return: 0, -EAGAIN (no place now), -EIO. */
+static int block_read(struct realm *realm, uint32_t slot)
 {
-	struct slot *own = &realm->index.slots[slot];
-	uint32_t parent = index_parent(realm, slot);
-	struct ssd_job *job;
+	struct ssd_job *job = ssd_job_take(realm, slot);
+	int status;
+
+	if (!job)
+		return -EAGAIN;
+	load_expect(realm, slot, NULL, job);
+	job->get = (struct ssd_get){.at = realm->index.ssd_at[slot],
+		.piece_count = job->part_count,
+		.pieces = job->pieces,
+		.check = load_check,
+		.done = block_done};
+	status = ssd_get(realm->ssd.log, &job->get);
+	if (status < 0)
+		ssd_job_give(job);
+	return status;
+}
+
+/* Begins to read a block that is held. Return: 0, -EAGAIN (no frame or no place now), -EIO. */
+static int block_start(struct realm *realm, struct load *load, struct load_block *block)
+{
+	uint32_t slot = block->slot, parent = index_parent(realm, slot);
 	int status;
 
 	/* It counts at its parent from now on, and is on no list: nobody takes it for a leaf. */
 	lru_remove(realm, slot);
-	own->flags |= SLOT_IN_DRAM | SLOT_LOADING;
+	realm->index.slots[slot].flags |= SLOT_IN_DRAM | SLOT_LOADING;
 	if (parent != NONE32)
 		realm->index.slots[parent].dram_children++;
 	status = frames_take(realm, slot);
 	if (status == 0) {
-		job = ssd_job_take(realm, slot);
-		if (job) {
-			load_expect(realm, slot, NULL, job);
-			job->get = (struct ssd_get){.at = realm->index.ssd_at[slot],
-				.piece_count = job->part_count,
-				.pieces = job->pieces,
-				.check = load_check,
-				.done = block_done};
-			status = ssd_get(realm->ssd.log, &job->get);
-			if (status < 0)
-				ssd_job_give(job);
-		} else {
-			status = -EAGAIN;
-		}
+		block->steps = load_has_steps(realm, load, slot);
+		if (!block->steps)
+			status = block_read(realm, slot);
 	}
+	block->mine = status == 0;
 	if (status < 0)
 		block_unframe(realm, slot);
 	return status;
@@ -163,7 +181,7 @@ static int block_start(struct realm *realm, uint32_t slot)
 
 /* --------------------------------------------------------------------------------- a load */
 
-static bool block_stands(const struct realm *realm, const struct load_block *block)
+bool load_block_stands(const struct realm *realm, const struct load_block *block)
 {
 	return LOAD(realm->index.entries[block->slot].name_generation) == block->name_generation;
 }
@@ -177,12 +195,13 @@ static bool block_in_dram(const struct realm *realm, uint32_t slot)
  * not now; else why the run ends here. */
 static int load_step(struct realm *realm, struct load *load)
 {
-	const struct load_block *block = &load->blocks[load->started];
+	struct load_block *block = &load->blocks[load->started];
 	struct slot *own;
 	int status = 0;
 
 	if (block->slot >= realm->index.head->slot_count || !block->name_generation ||
-		!block_stands(realm, block) || index_state(realm, block->slot) != ENTRY_PRESENT)
+		!load_block_stands(realm, block) ||
+		index_state(realm, block->slot) != ENTRY_PRESENT)
 		return -ENOENT;
 	if (load->started && index_parent(realm, block->slot) != block[-1].slot)
 		return -EINVAL;
@@ -197,7 +216,7 @@ static int load_step(struct realm *realm, struct load *load)
 		if (load->bytes && load->bytes + bytes > dram.use_max / 2)
 			status = -ENOSPC;
 		else
-			status = block_start(realm, block->slot);
+			status = block_start(realm, load, block);
 		if (status == 0)
 			load->bytes += bytes;
 	}
@@ -210,8 +229,10 @@ static int load_step(struct realm *realm, struct load *load)
 
 static void load_free(struct realm *realm, struct load *load)
 {
+	if (load->step_ranges)
+		load_steps_drop(realm, load);
 	for (uint32_t i = 0; i < load->started; i++)
-		if (block_stands(realm, &load->blocks[i])) {
+		if (load_block_stands(realm, &load->blocks[i])) {
 			SKEP_CHECK(realm->index.slots[load->blocks[i].slot].holds > 0);
 			realm->index.slots[load->blocks[i].slot].holds--;
 		}
@@ -229,7 +250,7 @@ static void load_finish(struct realm *realm, struct load *load, int status)
 		(struct pin_cell *)(uintptr_t)page_end_pins(&session->page, &count);
 
 	/* Held, but for those that were removed by force: whatever is below them went as well. */
-	while (load->ready && !block_stands(realm, &load->blocks[load->ready - 1]))
+	while (load->ready && !load_block_stands(realm, &load->blocks[load->ready - 1]))
 		load->ready--;
 	if (load->ready) {
 		uint32_t slot = load->blocks[load->ready - 1].slot;
@@ -262,6 +283,25 @@ static bool room_may_come(const struct realm *realm)
 	       dram.ready_bytes < dram.bytes || realm->unmoved;
 }
 
+/* Is it there? Return: 0; -EAGAIN: not yet; -ENOENT: it was removed; -EIO: it could not be read. */
+static int block_look(struct realm *realm, struct load *load, struct load_block *block)
+{
+	const struct slot *own = &realm->index.slots[block->slot];
+	int status;
+
+	if (!load_block_stands(realm, block))
+		return -ENOENT;
+	if (block_in_dram(realm, block->slot))
+		return 0;
+	if (own->flags & SLOT_LOADING)
+		return -EAGAIN;
+	if (block->mine)
+		return -EIO;
+	/* Another load read it, and gave it up. */
+	status = block_start(realm, load, block);
+	return status ? status : -EAGAIN;
+}
+
 /* Return: true: it was answered. */
 static bool load_go_on(struct realm *realm, struct load *load)
 {
@@ -272,19 +312,23 @@ static bool load_go_on(struct realm *realm, struct load *load)
 			break;
 		load->stop = status;
 	}
+	if (load->step_ranges)
+		load_steps_send(realm, load);
 	for (; load->ready < load->started; load->ready++) {
-		const struct load_block *block = &load->blocks[load->ready];
+		int status = block_look(realm, load, &load->blocks[load->ready]);
 
-		if (block_stands(realm, block) && block_in_dram(realm, block->slot))
-			continue;
-		if (block_stands(realm, block) &&
-			realm->index.slots[block->slot].flags & SLOT_LOADING)
-			return false;
-		/* It could not be read, or was removed. */
-		load_finish(realm, load, block_stands(realm, block) ? -EIO : -ENOENT);
-		return true;
+		if (status == -EAGAIN)
+			break;
+		if (status < 0) {
+			load_finish(realm, load, status);
+			return true;
+		}
+		load_tell(load, load->ready, UINT32_MAX);
 	}
-	if (!load->stop && load->started < load->count)
+	if (load->told_more)
+		session_wake(load->session, load->queue);
+	load->told_more = false;
+	if (load->ready < load->started || (!load->stop && load->started < load->count))
 		return false;
 	load_finish(realm, load, load->stop);
 	return true;
@@ -305,7 +349,7 @@ void load_pump(struct realm *realm)
 int load_submit(struct session *session, const struct submission *message)
 {
 	struct realm *realm = session->realm;
-	const struct load_part *parts =
+	struct load_part *parts =
 		page_end_scratch(&session->page, message->scratch_at, message->scratch_bytes);
 	struct load *load;
 	uint32_t cells;
@@ -336,6 +380,8 @@ int load_submit(struct session *session, const struct submission *message)
 		.tag = message->tag,
 		.queue = message->queue,
 		.cell = message->u.other.kind,
+		.step_ranges = message->u.other.part,
+		.told = message->u.other.part ? parts : NULL,
 		.count = message->count};
 	for (uint32_t i = 0; i < load->count; i++) {
 		struct load_part part;

@@ -114,6 +114,12 @@ void session_complete(
 		session->realm->keeper->outside.cut(session->realm->keeper->outside.arg, session);
 }
 
+void session_wake(struct session *session, uint16_t queue)
+{
+	if (!session->stopped && queue)
+		page_end_wake(&session->page, queue);
+}
+
 uint64_t session_pins(const struct session *session)
 {
 	uint32_t count;

@@ -103,6 +103,7 @@ struct ssd_job *ssd_job_take(struct realm *realm, uint32_t slot)
 	list_append(&realm->ssd.jobs_busy, &job->link);
 	job->slot = slot;
 	job->of_space = false;
+	job->is_step = false;
 	job->from = SSD_NONE;
 	return job;
 }

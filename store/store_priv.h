@@ -237,13 +237,24 @@ struct ssd_job {
 		struct part_sums sums;
 		struct checksum_root root;
 	} parts[INDEX_PARTS_MAX];
+	/* Of a step, which is about parts[0] alone: whose (NULL: nobody's any more), and which
+	 * ranges it brings. */
+	bool is_step;
+	struct load *load;
+	uint32_t load_at, range_first, range_end;
+	const _Atomic uint64_t *range_sums; /* as the index has them, of the whole part */
 };
 
-/* A block as a session names it. */
+/* A block as a session names it, and how far it is where the load brings it step by step. */
 struct load_block {
 	uint64_t name_generation;
 	uint32_t slot;
-	uint32_t reserved;
+	int32_t bad;   /* why it ends, when nothing of it is under way any more; or 0 */
+	uint16_t step; /* that is being read */
+	uint8_t sent;  /* parts of it that were asked for */
+	uint8_t gets;  /* of these, under way */
+	bool steps;    /* it has not ended */
+	bool mine;     /* read by this load, whole or in steps; else it was there, or on its way */
 };
 
 /* A session's request to have a run of a chain in DRAM, pinned (SUBMIT_LOAD). */
@@ -259,6 +270,10 @@ struct load {
 	uint32_t started;	   /* held: in DRAM or on their way there */
 	uint32_t ready;		   /* of these, the leading ones that are in DRAM */
 	struct load_block *blocks; /* room for LOAD_BLOCKS_MAX */
+	/* Ranges of a step, 0: blocks come whole; where the session reads how many are there. */
+	uint32_t step_ranges;
+	struct load_part *told;
+	bool told_more; /* since the session was woken */
 };
 
 /* A session that waits until all that was published before is durable (SUBMIT_SYNC). */
@@ -467,6 +482,8 @@ void session_drop(struct session *session);
 int session_submit(struct session *session, const struct submission *message);
 void session_complete(
 	struct session *session, uint16_t queue, uint32_t tag, int32_t status, uint32_t value);
+/* Something of what it can read in its page has changed. */
+void session_wake(struct session *session, uint16_t queue);
 uint64_t session_pins(const struct session *session);
 
 /* index.c */
@@ -639,6 +656,8 @@ int label_make(struct realm *realm, uint32_t slot, void *out);
 /* load.c: from the ssd into frames */
 /* Makes pieces and what they must hold; @into: memory for all parts, NULL: the block's frames. */
 void load_expect(struct realm *realm, uint32_t slot, uint8_t *into, struct ssd_job *job);
+struct part_expected load_expect_part(
+	struct realm *realm, uint32_t slot, uint32_t number, void *into);
 /* Do the parts of a job's get hold what they must? On an I/O thread. */
 int load_check(struct ssd_get *get);
 /* Ends a load now, with what is there. */
@@ -647,6 +666,19 @@ int load_submit(struct session *session, const struct submission *message);
 void load_session_gone(struct session *session);
 void load_pump(struct realm *realm);
 uint64_t load_tick(struct realm *realm);
+bool load_block_stands(const struct realm *realm, const struct load_block *block);
+/* Reading it has ended so: publishes it, or gives its frames back. */
+void load_block_end(struct realm *realm, uint32_t slot, int status);
+
+/* load_step.c: a few ranges of each block at a time */
+/* Has the block, whose frames are taken, more than one step? */
+bool load_has_steps(const struct realm *realm, const struct load *load, uint32_t slot);
+/* Asks for what can be asked for now, in the order of the ranges. */
+void load_steps_send(struct realm *realm, struct load *load);
+/* Nobody waits for it any more: gives back the frames of what is not whole. */
+void load_steps_drop(struct realm *realm, struct load *load);
+/* The first @ranges of block @at are there, and verified: the session may copy them. */
+void load_tell(struct load *load, uint32_t at, uint32_t ranges);
 
 /* wait.c */
 int wait_submit(struct session *session, const struct submission *message);

@@ -102,8 +102,7 @@ static int answer_take(struct attachment *a, struct completion *out)
 	return got;
 }
 
-/* Takes late completions and frees what the daemon has done with. */
-static int calls_tidy(struct skep *session)
+int calls_tidy(struct skep *session)
 {
 	struct attachment *a = session->current;
 	struct completion late;

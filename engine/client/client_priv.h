@@ -455,6 +455,9 @@ static inline void call_close(struct call *call)
 {
 	call->state = CALL_FREE;
 }
+/* Takes late completions and frees what the daemon has done with, pins of nobody's loads too.
+ * Return: 0, SKEP_EDOWN. */
+int calls_tidy(struct skep *session);
 struct call *call_find(struct attachment *a, uint32_t tag);
 uint32_t call_tag(struct skep *session);
 
@@ -551,6 +554,11 @@ static inline struct span range_span(uint64_t part_bytes, uint32_t ranges, uint3
 
 	return (struct span){.at = at, .bytes = MIN_OF(each, part_bytes - at)};
 }
+
+/* What the daemon tells of block @block of a load with a queue that has not been ended. Return: the
+ * blocks of the run from there on; -ENOENT, -ERANGE, SKEP_EDOWN. */
+int load_find_block(
+	struct skep *session, uint64_t handle, uint32_t block, const struct load_part **out);
 
 /* A block's id as 16 bytes: low word first, little-endian. */
 void id_bytes(uint8_t out[16], struct block_id id);

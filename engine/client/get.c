@@ -9,6 +9,18 @@
 
 #define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
 
+/* A block by its frames, or by its name where these are being filled and nothing is published. */
+struct block_key {
+	uint32_t slot;
+	bool by_name;
+	uint64_t generation; /* of the frame, or of the name; 0: none */
+};
+
+static struct block_key key_of(const struct skep_ref *ref)
+{
+	return (struct block_key){.slot = ref->slot, .generation = ref->frame_generation};
+}
+
 /* A part as the index tells of it, checked to lie inside the pool. */
 struct part_place {
 	const uint8_t *bytes;
@@ -17,32 +29,38 @@ struct part_place {
 	struct checksum_root root;
 };
 
-/* After the fields of a block were read: none is of a later generation than @ref's. */
-static bool still_there(const struct attachment *a, const struct skep_ref *ref)
+static bool stands(const struct attachment *a, const struct block_key *key)
+{
+	if (key->by_name)
+		return LOAD(a->index.entries[key->slot].name_generation) == key->generation;
+	return pin_generation(&a->index, key->slot) == key->generation;
+}
+
+/* After the fields of a block were read: none is of a later generation than @key's. */
+static bool still_there(const struct attachment *a, const struct block_key *key)
 {
 	atomic_thread_fence(memory_order_acquire);
-	return pin_generation(&a->index, ref->slot) == ref->frame_generation;
+	return stands(a, key);
 }
 
 /* Return: 0; -ESTALE (the block is not there any more), -ERANGE (no such part). */
-static int part_find(const struct attachment *a, const struct skep_ref *ref, uint32_t number,
+static int part_find(const struct attachment *a, const struct block_key *key, uint32_t number,
 	struct part_place *place)
 {
 	const struct index_part *part;
 	uint64_t at;
 
-	if (ref->slot >= a->index.head->slot_count || !ref->frame_generation ||
-		pin_generation(&a->index, ref->slot) != ref->frame_generation)
+	if (key->slot >= a->index.head->slot_count || !key->generation || !stands(a, key))
 		return -ESTALE;
-	part = probe_part(&a->index, ref->slot, number);
+	part = probe_part(&a->index, key->slot, number);
 	if (!part)
-		return still_there(a, ref) ? -ERANGE : -ESTALE;
+		return still_there(a, key) ? -ERANGE : -ESTALE;
 	at = (uint64_t)LOAD(part->frame) * FRAME_GRANULE_BYTES;
 	place->length = LOAD(part->bytes);
 	place->write = LOAD(part->write);
 	place->root.low = LOAD(part->root_low);
 	place->root.high = LOAD(part->root_high);
-	if (!still_there(a, ref) || at > a->pool_bytes || place->length > a->pool_bytes - at)
+	if (!still_there(a, key) || at > a->pool_bytes || place->length > a->pool_bytes - at)
 		return -ESTALE;
 	place->bytes = a->pool + at;
 	return 0;
@@ -59,16 +77,18 @@ int skep_view(
 	struct skep *session, const struct skep_ref *ref, uint32_t part, struct skep_view *view)
 {
 	struct part_place place;
+	struct block_key key;
 	struct attachment *a;
 	int status = session_enter(session);
 
 	if (status)
 		return status;
 	if (ref && view) {
+		key = key_of(ref);
 		a = session_incarnation(session, ref->incarnation);
-		status = a ? part_find(a, ref, part, &place) : -ESTALE;
+		status = a ? part_find(a, &key, part, &place) : -ESTALE;
 		if (status == -ESTALE && index_left(session, a))
-			status = part_find(a, ref, part, &place);
+			status = part_find(a, &key, part, &place);
 	} else {
 		status = -EINVAL;
 	}
@@ -143,6 +163,7 @@ struct copying {
 	struct attachment *a;
 	const struct index_entry *entry;
 	const struct skep_copy *copy;
+	struct block_key key;
 	struct part_place place;
 	uint32_t ranges; /* of the part */
 	uint32_t first, count;
@@ -175,20 +196,20 @@ static int copy_prepare(struct copying *job)
 	const struct skep_copy *copy = job->copy;
 	const _Atomic uint64_t *first, *last;
 	uint32_t before;
-	int status = part_find(job->a, &copy->ref, copy->part, &job->place);
+	int status = part_find(job->a, &job->key, copy->part, &job->place);
 
 	if (!status)
 		status = copy_layout(job);
 	if (status < 0)
 		return status;
 	before = copy->space->sums_before[copy->part];
-	first = probe_range_sums(&job->a->index, copy->ref.slot, before);
-	last = probe_range_sums(&job->a->index, copy->ref.slot, before + job->ranges - 1);
+	first = probe_range_sums(&job->a->index, job->key.slot, before);
+	last = probe_range_sums(&job->a->index, job->key.slot, before + job->ranges - 1);
 	if (!first || last != first + job->ranges - 1)
 		return -ESTALE;
 	for (uint32_t i = 0; i < job->ranges; i++)
 		job->sums[i] = LOAD(first[i]);
-	return still_there(job->a, &copy->ref) ? 0 : -ESTALE;
+	return still_there(job->a, &job->key) ? 0 : -ESTALE;
 }
 
 /* Does the root speak for this block, this writing and these sums? */
@@ -252,7 +273,7 @@ static int64_t copy_out(struct skep *session, const struct skep_copy *copy, uint
 {
 	struct probe_name name = {
 		.slot = copy->ref.slot, .frame_generation = copy->ref.frame_generation};
-	struct copying job = {.copy = copy, .sums = sums};
+	struct copying job = {.copy = copy, .key = key_of(&copy->ref), .sums = sums};
 	struct pin_cell *cell;
 	int64_t result;
 
@@ -270,7 +291,7 @@ static int64_t copy_out(struct skep *session, const struct skep_copy *copy, uint
 		result = work(&job);
 	/* Forced removal does not wait for pins to unpublish: then it was no fault of the bytes. */
 	if (result == SKEP_STATUS_ECHECKSUM && job.a == session->current) {
-		if (!still_there(job.a, &copy->ref))
+		if (!still_there(job.a, &job.key))
 			result = -ESTALE;
 		else if (!session_away(session))
 			quarantine(session, copy);
@@ -293,6 +314,59 @@ int64_t skep_copy(struct skep *session, const struct skep_copy *copy)
 		result = -EINVAL;
 	if (!result)
 		result = copy_out(session, &mine, sums, copy_ranges);
+	session_exit(session);
+	return result;
+}
+
+/*
+ * Of a block that a load has not brought whole yet. Nothing holds its frames: the sums alone say
+ * whether what was copied is the block's.
+ */
+static int64_t load_copy(struct skep *session, const struct skep_load_copy *of, uint64_t *sums)
+{
+	struct skep_copy copy = {.space = of->space,
+		.part = of->part,
+		.first_range = of->first_range,
+		.range_count = of->range_count,
+		.to = of->to,
+		.to_count = of->to_count};
+	struct copying job = {.a = session->current, .copy = &copy, .sums = sums};
+	const struct load_part *part;
+	int64_t result = load_find_block(session, of->handle, of->block, &part);
+
+	if (result < 0)
+		return result;
+	job.key = (struct block_key){
+		.slot = part->slot, .by_name = true, .generation = part->name_generation};
+	if (job.key.slot >= job.a->index.head->slot_count)
+		return -ESTALE;
+	job.entry = &job.a->index.entries[job.key.slot];
+	/* Acquire pairs with the daemon's release: frames and bytes are in place. */
+	if (!atomic_load_explicit(&part->ranges, memory_order_acquire))
+		return -EAGAIN;
+	result = copy_prepare(&job);
+	if (!result &&
+		atomic_load_explicit(&part->ranges, memory_order_relaxed) < job.first + job.count)
+		result = -EAGAIN;
+	if (!result)
+		result = copy_ranges(&job);
+	return result == SKEP_STATUS_ECHECKSUM ? -ESTALE : result;
+}
+
+int64_t skep_load_copy(struct skep *session, const struct skep_load_copy *copy)
+{
+	uint64_t sums[SKEP_RANGES_MAX];
+	struct skep_load_copy mine;
+	int64_t result = session_enter(session);
+
+	if (result)
+		return result;
+	result = copy ? struct_take(&mine, copy, sizeof(mine)) : -EINVAL;
+	if (!result &&
+		(!mine.space || mine.space->session != session || (mine.to_count && !mine.to)))
+		result = -EINVAL;
+	if (!result)
+		result = load_copy(session, &mine, sums);
 	session_exit(session);
 	return result;
 }

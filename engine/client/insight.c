@@ -204,7 +204,8 @@ static int stats(struct skep *session, uint64_t deadline_ns, struct skep_stats *
 	struct wire_stats answer = {0};
 	int status;
 
-	if (session_away(session))
+	/* What is counted as this session's is what it still wants. */
+	if (session_away(session) || calls_tidy(session) < 0)
 		return SKEP_STATUS_EDOWN;
 	status = attachment_ask(
 		session->current, &(struct local_ask){.request = &request,

@@ -113,7 +113,8 @@ static struct submission load_submission(const struct skep_load *load, const str
 	return (struct submission){.op = SUBMIT_LOAD,
 		.count = call->count,
 		.deadline_ns = load->deadline_ns,
-		.u.other.kind = call->cell};
+		.u.other.kind = call->cell,
+		.u.other.part = load->step_ranges};
 }
 
 /* Asks the daemon for @count blocks and waits. */
@@ -195,7 +196,8 @@ static int load_run(struct skep *session, struct skep_load *load)
 
 	if (!chain || chain->space->session != session || load->first > chain->probe.block_count ||
 		(load->refs_max && !load->refs) || load->flags & ~(unsigned)SKEP_LOAD_PREFETCH ||
-		(load->queue && (load->flags || load->queue->session != session)))
+		(load->queue && (load->flags || load->queue->session != session)) ||
+		(load->step_ranges && !load->queue))
 		return -EINVAL;
 	count = chain->probe.block_count - load->first;
 	if (load->count)
@@ -302,6 +304,41 @@ int skep_load_end(struct skep *session, struct skep_load *load)
 	}
 	session_exit(session);
 	return status;
+}
+
+int load_find_block(
+	struct skep *session, uint64_t handle, uint32_t block, const struct load_part **out)
+{
+	struct attachment *a = session->current;
+	const struct load_part *parts;
+	struct call *call;
+
+	if ((uint32_t)(handle >> 32) != a->epoch || session_away(session))
+		return handle ? SKEP_STATUS_EDOWN : -ENOENT;
+	call = load_find(a, handle);
+	if (!call)
+		return -ENOENT;
+	if (block >= call->count)
+		return -ERANGE;
+	parts = call_area(a, call);
+	*out = &parts[block];
+	return (int)(call->count - block);
+}
+
+int skep_load_reach(struct skep *session, uint64_t handle, uint32_t ranges)
+{
+	const struct load_part *parts;
+	int status = session_enter(session), count, blocks = 0;
+
+	if (status)
+		return status;
+	count = load_find_block(session, handle, 0, &parts);
+	/* Acquire pairs with the daemon's release: frames and bytes are in place. */
+	while (blocks < count && atomic_load_explicit(&parts[blocks].ranges,
+					 memory_order_acquire) >= MAX_OF(ranges, 1u))
+		blocks++;
+	session_exit(session);
+	return count < 0 ? count : blocks;
 }
 
 static int load_cancel(struct skep *session, uint64_t handle)

@@ -14,6 +14,7 @@
 enum {
 	DRAM_BYTES = 16 << 20,
 	PART_BYTES = 64 << 10,
+	RANGES = 8,
 	BLOCKS = 8,
 	STORIES = 80, /* two and a half times the pool */
 	FLIGHT = 12,  /* loads at a time */
@@ -23,8 +24,11 @@ enum {
 
 #define SSD_BYTES (192ull << 20)
 
-static const struct shape shape = {
-	.space = "load", .block_tokens = 16, .parts = 1, .ranges = 2, .part_bytes = PART_BYTES};
+static const struct shape shape = {.space = "load",
+	.block_tokens = 16,
+	.parts = 1,
+	.ranges = RANGES,
+	.part_bytes = PART_BYTES};
 
 /* The client is a process of its own: the daemon is forked by one that has no other thread. */
 enum { TOLD_KILL = 1, TOLD_START };
@@ -57,6 +61,8 @@ struct flight {
 	int status;
 };
 
+static uint32_t step_ranges; /* of the loads that are submitted */
+
 static int submit(
 	struct user *user, struct skep_queue *queue, struct flight *flight, uint64_t number)
 {
@@ -69,6 +75,7 @@ static int submit(
 		.refs_max = BLOCKS,
 		.queue = queue,
 		.user = (uint64_t)(uintptr_t)flight,
+		.step_ranges = step_ranges,
 		.deadline_ns = skep_deadline_ms(5000 * harness_slower())};
 	status = skep_load(user->session, &flight->load);
 	flight->submitted = status == 0;
@@ -141,6 +148,69 @@ static void loads_complete_once(struct user *user, struct skep_queue *queue)
 		}
 	}
 	user_wait_idle(user);
+}
+
+/* Ranges [first, end) of every block of the run that has them. Return: blocks. */
+static uint32_t ranges_copy(
+	struct user *user, const struct flight *flight, uint32_t first, uint32_t end)
+{
+	static uint8_t bytes[PART_BYTES];
+	const size_t share = PART_BYTES / RANGES;
+	struct iovec to = {bytes, (end - first) * share};
+	int blocks = skep_load_reach(user->session, flight->load.handle, end);
+
+	REQUIRE(blocks >= 0 && blocks <= BLOCKS);
+	for (uint32_t i = 0; i < (uint32_t)blocks; i++) {
+		struct payload payload = story_payload(&flight->story, i, 0);
+		struct skep_load_copy copy = {.struct_bytes = sizeof(copy),
+			.space = user->space,
+			.handle = flight->load.handle,
+			.block = i,
+			.first_range = first,
+			.range_count = end - first,
+			.to = &to,
+			.to_count = 1};
+
+		memset(bytes, 0, to.iov_len);
+		REQUIRE_EQ(skep_load_copy(user->session, &copy), (int64_t)to.iov_len);
+		REQUIRE(payload_check(payload, (struct payload_range){first * share, to.iov_len},
+				bytes) == PAYLOAD_RIGHT);
+	}
+	return (uint32_t)blocks;
+}
+
+/* Layer by layer: what is told to be there can be copied, before the load has ended and after. */
+static void steps_are_told_and_can_be_copied(struct user *user, struct skep_queue *queue)
+{
+	struct flight flight;
+	uint32_t early = 0;
+
+	for (uint64_t number = 0; number < harness_count; number++) {
+		uint32_t had[RANGES] = {0};
+
+		step_ranges = 2;
+		REQUIRE_EQ(submit(user, queue, &flight, number), 0);
+		while (had[RANGES - 1] < BLOCKS) {
+			uint32_t end = 0;
+
+			/* The first step that is not there whole. */
+			while (had[end] == BLOCKS)
+				end++;
+			early += had[RANGES - 1] < BLOCKS && had[end] > 0;
+			for (uint32_t i = end; i < RANGES; i++) {
+				uint32_t blocks = ranges_copy(user, &flight, i / 2 * 2, i + 1);
+
+				REQUIRE(blocks >= had[i]);
+				had[i] = blocks;
+			}
+		}
+		land(queue, &flight, 1);
+		REQUIRE_EQ(ranges_copy(user, &flight, 0, RANGES), BLOCKS);
+		REQUIRE_EQ(unload(user, &flight), BLOCKS);
+		REQUIRE_EQ(skep_load_reach(user->session, flight.load.handle, 1), -ENOENT);
+	}
+	step_ranges = 0;
+	printf("%u times a block was seen that had some of its ranges\n", early);
 }
 
 static void results_wait_for_the_event(struct user *user, struct skep_queue *queue)
@@ -273,6 +343,10 @@ static void what_makes_no_sense_is_refused(struct user *user, struct skep_queue 
 	load.flags = 0;
 	load.chain = nobody.chain;
 	REQUIRE_EQ(skep_load(user->session, &load), -ENOENT);
+	load = (struct skep_load){
+		.struct_bytes = sizeof(load), .chain = story.chain, .step_ranges = 1};
+	REQUIRE_EQ(skep_load(user->session, &load), -EINVAL); /* steps are told on a queue */
+	REQUIRE_EQ(skep_load_reach(user->session, 0, 1), -ENOENT);
 	REQUIRE_EQ(skep_load_cancel(user->session, 0), 0);
 	REQUIRE_EQ(skep_load_cancel(user->session, UINT64_MAX), 0);
 	story_close(&story);
@@ -349,6 +423,12 @@ static void client(int line, const void *socket)
 	put_all(&user);
 	what_makes_no_sense_is_refused(&user, queue);
 	loads_complete_once(&user, queue);
+	steps_are_told_and_can_be_copied(&user, queue);
+	step_ranges = 3;
+	loads_complete_once(&user, queue);
+	cancelled_loads_end_at_once(&user, queue);
+	a_queue_goes_with_its_loads(&user);
+	step_ranges = 0;
 	results_wait_for_the_event(&user, queue);
 	cancelled_loads_end_at_once(&user, queue);
 	a_deadline_that_has_passed(&user, queue);

@@ -198,6 +198,22 @@ uint32_t play_present(const struct sim_client *client, const struct play_chain *
 		(struct probe_want){0, PLAY_BLOCKS_MAX}, names, NULL);
 }
 
+void play_block_check(struct realm *realm, uint32_t slot, const struct sim_space *kind,
+	struct block_id id, uint32_t ranges)
+{
+	for (uint32_t p = 0; p < kind->part_count; p++) {
+		const struct index_part *part = probe_part(&realm->index.view, slot, p);
+		uint64_t share = kind->bytes[p] / kind->ranges[p];
+		uint64_t bytes = share * MIN_OF(ranges, kind->ranges[p]);
+
+		REQUIRE(part != NULL && atomic_load(&part->frame) != FRAME_NONE);
+		REQUIRE_EQ(atomic_load(&part->bytes), kind->bytes[p]);
+		REQUIRE(payload_holds(dram_at(realm->dram, (uint64_t)atomic_load(&part->frame) *
+								   FRAME_GRANULE_BYTES),
+			bytes, id, p));
+	}
+}
+
 /* Its blocks are gone: what lives on the ssd are the records of spaces. */
 static void ssd_leaks_none(const struct realm *realm)
 {

@@ -33,6 +33,10 @@ static inline void payload_fill(void *to, uint64_t bytes, struct block_id id, ui
 		words[i] = payload_word(id, part, i);
 }
 
+/* The bytes of a block that has frames are right: @ranges of each part, from the first on. */
+void play_block_check(struct realm *realm, uint32_t slot, const struct sim_space *kind,
+	struct block_id id, uint32_t ranges);
+
 /* Return: are all of them what payload_fill() wrote? */
 static inline bool payload_holds(
 	const void *from, uint64_t bytes, struct block_id id, uint32_t part)
@@ -203,5 +207,11 @@ void play_take_none(struct play *play, unsigned client);
 
 uint64_t play_counter(const struct play *play, enum realm_counter counter);
 uint64_t play_used_bytes(const struct play *play);
+
+/* What a load in steps has told of its blocks is there, and never less than before (@told, of
+ * each) but for what could not be read on. Return: of how many more was told. */
+uint64_t play_told_check(struct realm *realm, const struct load_part *parts,
+	const struct probe_name *names, const struct play_chain *chain, uint32_t *told,
+	uint32_t count);
 
 #endif

@@ -269,3 +269,25 @@ void play_books_agree(struct realm *realm)
 		REQUIRE_EQ(log.live_bytes, realm->ssd.live_units * SSD_UNIT_BYTES);
 	}
 }
+
+uint64_t play_told_check(struct realm *realm, const struct load_part *parts,
+	const struct probe_name *names, const struct play_chain *chain, uint32_t *told,
+	uint32_t count)
+{
+	uint64_t more = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t slot = names[i].slot, ranges = atomic_load(&parts[i].ranges);
+
+		REQUIRE(ranges >= told[i] || !ranges); /* or it could not be read on */
+		more += ranges > told[i];
+		told[i] = ranges;
+		/* Unless it was removed by force, or given back by whoever could not read on. */
+		if (ranges &&
+			atomic_load(&realm->index.entries[slot].name_generation) ==
+				names[i].name_generation &&
+			realm->index.slots[slot].flags & SLOT_IN_DRAM)
+			play_block_check(realm, slot, chain->space->kind, chain->ids[i], ranges);
+	}
+	return more;
+}

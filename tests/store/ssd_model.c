@@ -8,7 +8,7 @@ const struct sim_space model_kinds[MODEL_SPACES] = {
 		.part_count = 3,
 		.bytes = {16384, 4096, 24576},
 		.ranges = {1, 1, 3}},
-	{.name = "large", .block_tokens = 4, .part_count = 1, .bytes = {81920}, .ranges = {1}},
+	{.name = "large", .block_tokens = 4, .part_count = 1, .bytes = {81920}, .ranges = {16}},
 };
 
 void model_begin(struct model *model)

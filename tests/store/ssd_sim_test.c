@@ -31,7 +31,9 @@ enum {
 /* What happened in a life: one in which nothing did would prove nothing. */
 #define COUNT_TABLE(X)                                                                             \
 	X(puts)                                                                                    \
-	X(had) X(loaded) X(synced) X(cuts) X(fences) X(moved) X(evicted) X(shed) X(durables) X(bad)
+	X(had)                                                                                     \
+	X(loaded)                                                                                  \
+	X(steps) X(synced) X(cuts) X(fences) X(moved) X(evicted) X(shed) X(durables) X(bad)
 
 enum weather { FAIR, ERRORS, LIES, WEATHERS };
 
@@ -55,6 +57,7 @@ struct player {
 	struct play_reserved reserved;
 	bool putting;
 	uint32_t reserve_tag, commit_tag, load_tag, sync_tag;
+	uint32_t told[DEPTH]; /* ranges of the load's blocks that are there */
 	uint64_t reserve_deadline, load_deadline, sync_deadline;
 	uint64_t sync_look, sync_versions[MODEL_SPACES];
 };
@@ -127,17 +130,8 @@ static void held_check(const struct player *player, const struct held *held)
 	const struct sim_space *kind = held->chain.space->kind;
 
 	for (uint32_t i = 0; i < held->count; i++)
-		for (uint32_t p = 0; p < kind->part_count; p++) {
-			const struct index_part *part =
-				probe_part(&realm_of(player)->index.view, held->names[i].slot, p);
-
-			REQUIRE(part != NULL && atomic_load(&part->frame) != FRAME_NONE);
-			REQUIRE_EQ(atomic_load(&part->bytes), kind->bytes[p]);
-			REQUIRE(payload_holds(
-				dram_at(realm_of(player)->dram,
-					(uint64_t)atomic_load(&part->frame) * FRAME_GRANULE_BYTES),
-				kind->bytes[p], held->chain.ids[i], p));
-		}
+		play_block_check(realm_of(player), held->names[i].slot, kind, held->chain.ids[i],
+			UINT32_MAX);
 }
 
 static void release(struct player *player, unsigned at)
@@ -208,6 +202,8 @@ static void act_load(struct player *player)
 
 	if (player->load_tag)
 		return;
+	memset(player->told, 0, sizeof(player->told));
+	message.u.other.part = pick(2) ? 0 : 1 + pick(3);
 	chain_draw(player, &load->chain);
 	message.count = probe_names(&realm_of(player)->index.view, &load->chain.probe,
 		load->chain.probe.block_count, load->names);
@@ -507,6 +503,10 @@ static void collect(struct player *player)
 {
 	struct completion done;
 
+	if (player->open && !player->stopped && player->load_tag)
+		world.counts.steps += play_told_check(realm_of(player),
+			sim_scratch(&player->client, LOAD_SCRATCH), player->load.names,
+			&player->load.chain, player->told, player->load.count);
 	while (player->open && !player->stopped && sim_take(&player->client, 0, &done)) {
 		if (done.tag == player->reserve_tag)
 			reserve_answered(player, &done);

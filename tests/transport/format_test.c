@@ -162,7 +162,7 @@ static const struct field fields[] = {
 	ROW(commit_part, status),
 	ROW(commit_part, reserved),
 	ROW(load_part, slot),
-	ROW(load_part, reserved),
+	ROW(load_part, ranges),
 	ROW(load_part, name_generation),
 	ROW(explain_answer, reason),
 	ROW(explain_answer, reserved),

@@ -121,7 +121,7 @@ struct submission {
 		struct {
 			/* HINT: enum skep_hint_kind; COMMIT: enum commit_sums; LOAD: a pin cell */
 			uint32_t kind;
-			uint32_t part; /* QUARANTINE */
+			uint32_t part; /* QUARANTINE; LOAD: ranges of a step, 0 = whole blocks */
 			uint64_t reserved[2];
 		} other;
 	} u;
@@ -181,11 +181,13 @@ enum commit_sums { COMMIT_SUMS_GIVEN = 0, COMMIT_SUMS_MOVER = 1 };
  * SUBMIT_LOAD: @count of these, a run of one chain, parent before child. Those that are not in DRAM
  * are brought there. One completion: status = the leading count that is in DRAM, named by the pin
  * cell given in @u.other.kind (its owner must not touch the cell meanwhile), else negative and the
- * cell is free. Cell 0 is none: nothing is pinned.
+ * cell is free. Cell 0 is none: nothing is pinned. Where @u.other.part is not 0 blocks come that
+ * many ranges at a time; @ranges says meanwhile how many are there, and the queue's eventfd is
+ * written.
  */
 struct load_part {
 	uint32_t slot;
-	uint32_t reserved;
+	_Atomic uint32_t ranges; /* out, in steps: leading ranges of all parts */
 	uint64_t name_generation;
 };
 

@@ -60,6 +60,16 @@ int page_end_take(struct page_end *end, struct submission *out)
 	return 1;
 }
 
+void page_end_wake(const struct page_end *end, unsigned queue)
+{
+	uint64_t one = 1;
+
+	SKEP_CHECK(queue && queue < PAGE_QUEUES);
+	if (end->queue_fds[queue] >= 0 && write(end->queue_fds[queue], &one, sizeof(one)) < 0) {
+		/* The counter is full: the descriptor is readable anyway. */
+	}
+}
+
 int page_end_complete(struct page_end *end, unsigned queue, const struct completion *completion)
 {
 	struct page_head *head = page_of(end);
@@ -79,12 +89,7 @@ int page_end_complete(struct page_end *end, unsigned queue, const struct complet
 	end->completion_tail[queue] = ++tail;
 	atomic_store_explicit(&head->completion_tail[queue].value, tail, memory_order_release);
 	if (queue) {
-		uint64_t one = 1;
-
-		if (end->queue_fds[queue] >= 0 &&
-			write(end->queue_fds[queue], &one, sizeof(one)) < 0) {
-			/* The counter is full: the descriptor is readable anyway. */
-		}
+		page_end_wake(end, queue);
 		return 0;
 	}
 	atomic_fetch_add_explicit(&head->completed, 1, memory_order_relaxed);

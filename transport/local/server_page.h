@@ -31,6 +31,9 @@ bool page_end_waiting(const struct page_end *end);
  * more under way than it may. */
 int page_end_complete(struct page_end *end, unsigned queue, const struct completion *completion);
 
+/* Wakes who polls a queue (from 1), without a completion. */
+void page_end_wake(const struct page_end *end, unsigned queue);
+
 /* Tells the client what is durable (page_head.durable_ns). */
 void page_end_durable(const struct page_end *end, uint64_t durable_ns);
 

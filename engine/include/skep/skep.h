@@ -473,7 +473,12 @@ enum skep_load_flag {
  * @queue: NULL = wait here; else skep_load() returns at once, one event comes by the deadline, and
  *	skep_load_end() gives the results
  * @user: comes back with the event
- * @handle: out, of a load with a queue or a prefetch; for skep_load_end() and skep_load_cancel()
+ * @handle: out, of a load with a queue or a prefetch; for skep_load_end(), skep_load_cancel(),
+ *	skep_load_reach() and skep_load_copy()
+ * @step_ranges: with a queue: bring the blocks so many ranges (layers) at a time, all blocks' first
+ *	ones first; 0 = whole. At each step the queue's descriptor becomes readable, and
+ *	skep_load_reach() says what is there. A step is a read of its own for each part of each
+ *	block: devices want some hundred KiB of each.
  * @loaded: out, leading blocks that are in DRAM now, all of them held by @pin
  * @reason: out, why it is not all that was asked for (as of struct skep_match)
  * @pin: out; release it with skep_release()
@@ -493,6 +498,7 @@ struct skep_load {
 	struct skep_queue *queue;
 	uint64_t user;
 	uint64_t handle;
+	uint32_t step_ranges;
 };
 
 /**
@@ -523,6 +529,53 @@ SKEP_API int skep_load(struct skep *session, struct skep_load *load);
  * ended).
  */
 SKEP_API int skep_load_end(struct skep *session, struct skep_load *load);
+
+/**
+ * skep_load_reach() - how far is a load in steps?
+ * @session: the session
+ * @handle: of a load with a queue that has not been ended
+ * @ranges: how many
+ * Never waits; no system call.
+ *
+ * Return: leading blocks of the run of which the first @ranges ranges of every part are there and
+ * verified: skep_load_copy() gives them. They become fewer where a block cannot be read on or is
+ * removed. -ENOENT (no such load), SKEP_EDOWN.
+ */
+SKEP_API int skep_load_reach(struct skep *session, uint64_t handle, uint32_t ranges);
+
+/**
+ * struct skep_load_copy - ranges of a block that is being loaded in steps
+ * @struct_bytes: sizeof(struct skep_load_copy)
+ * @space: the space of the load's chain
+ * @handle: of a load with a queue that has not been ended
+ * @block: index in the run, 0 = the load's first one
+ * @part: part number
+ * @first_range: first range wanted
+ * @range_count: ranges, 0 = to the end
+ * @to: where to; the pieces are filled in order
+ * @to_count: pieces
+ */
+struct skep_load_copy {
+	size_t struct_bytes;
+	struct skep_space *space;
+	uint64_t handle;
+	uint32_t block;
+	uint32_t part;
+	uint32_t first_range;
+	uint32_t range_count;
+	const struct iovec *to;
+	unsigned to_count;
+};
+
+/**
+ * skep_load_copy() - copy ranges out before their block is whole, and verify them on the way
+ * @session: the session
+ * @copy: what
+ * Return: bytes copied; -EAGAIN (they are not there yet), -ESTALE (the block was removed meanwhile:
+ * what was written to @to is not to be used), -ENOENT (no such load), -ERANGE, -EMSGSIZE (@to is
+ * too small), -EINVAL (not a block of @space), SKEP_EDOWN.
+ */
+SKEP_API int64_t skep_load_copy(struct skep *session, const struct skep_load_copy *copy);
 
 /**
  * skep_load_cancel() - ask for no more of a load or a prefetch
