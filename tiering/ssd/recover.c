@@ -427,12 +427,33 @@ static int found_sort(struct ssd *ssd)
 	return recovery->kept ? 0 : -ENOMEM;
 }
 
+/*
+ * What was written before is made durable before it is read: an earlier daemon may have ended
+ * between a table and its flush, and what is found counts as durable from now on.
+ */
+static void devices_flush(struct ssd *ssd)
+{
+	for (unsigned d = 0; d < ssd->io->device_count; d++) {
+		struct ssd_device *device = &ssd->devices[d];
+
+		while (ssd->io->ops->flush_now(ssd->io, d) && ++device->errors < ssd->errors_max)
+			;
+		ssd->write_errors += device->errors;
+		if (device->errors >= ssd->errors_max)
+			ssd_fence(ssd, d);
+		else
+			device->errors = 0;
+	}
+}
+
 /* Reads all there is. */
 static int tables_read(struct ssd *ssd)
 {
 	int status = recovery_make(ssd);
 
 	SKEP_CHECK(!ssd->ready);
+	if (!status && !ssd->survey)
+		devices_flush(ssd);
 	if (!status)
 		status = segments_scan(ssd);
 	if (!status)

@@ -66,6 +66,35 @@ static void a_table_that_cannot_be_written_is_told(void)
 	end();
 }
 
+/* A table was written, but not flushed, when the daemon ended: what its successor finds in it, and
+ * calls durable, must outlast a loss of power. */
+static void what_a_restart_has_found_is_durable(void)
+{
+	struct waiter waiter = {.sync.done = sync_done, .status = 1};
+	uint64_t writes;
+
+	begin(1, 17 * MIB);
+	put_many(5, 4);
+	writes = memory_devices_counts(world.devices).writes;
+	ssd_sync(world.log, &waiter.sync);
+	while (memory_devices_counts(world.devices).writes == writes) {
+		ssd_kick(world.ssd);
+		REQUIRE(memory_devices_step(world.devices));
+	}
+	memory_devices_fault(world.devices, 0, SSD_OP_FLUSH, MEMORY_FAULT_ERROR, 1000000);
+	settle();
+	REQUIRE_EQ(waiter.status, -EIO);
+	memory_devices_faults_end(world.devices);
+	REQUIRE_EQ(restart(true), 5);
+	REQUIRE_EQ(sync_all(), 0);
+	memory_devices_power_cut(world.devices);
+	settle();
+	memory_devices_power_on(world.devices);
+	REQUIRE_EQ(restart(true), 5);
+	REQUIRE_EQ(check_all(), 5);
+	end();
+}
+
 /* Puts and drops until every segment that could be reused has been. */
 static void log_turn(void)
 {
@@ -210,6 +239,9 @@ int main(void)
 	log_set_level(LOG_LEVEL_ERROR);
 	failing_devices_are_fenced();
 	a_table_that_cannot_be_written_is_told();
+	for (devices_seed = 16; devices_seed > 0; devices_seed--)
+		what_a_restart_has_found_is_durable();
+	devices_seed = 1;
 	the_old_place_is_kept_where_the_new_one_failed();
 	the_old_place_is_given_up_for_the_last_room();
 	the_old_place_goes_when_the_record_is_safe();

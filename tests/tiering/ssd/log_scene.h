@@ -49,6 +49,7 @@ struct world {
 };
 
 static struct world world;
+static uint64_t devices_seed = 1; /* of what a power cut leaves */
 
 /* ---------------------------------------------------------------------------------- owner */
 
@@ -175,7 +176,7 @@ static const struct ssd_ledger ledger = {
 
 static inline void devices_make(unsigned count, uint64_t bytes)
 {
-	struct memory_options options = {.device_count = count, .seed = 1};
+	struct memory_options options = {.device_count = count, .seed = devices_seed};
 
 	memset(&world, 0, sizeof(world));
 	for (unsigned d = 0; d < count; d++)
