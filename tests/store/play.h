@@ -208,10 +208,11 @@ void play_take_none(struct play *play, unsigned client);
 uint64_t play_counter(const struct play *play, enum realm_counter counter);
 uint64_t play_used_bytes(const struct play *play);
 
-/* What a load in steps has told of its blocks is there, and never less than before (@told, of
- * each) but for what could not be read on. Return: of how many more was told. */
-uint64_t play_told_check(struct realm *realm, const struct load_part *parts,
-	const struct probe_name *names, const struct play_chain *chain, uint32_t *told,
-	uint32_t count);
+/* What a load in steps has told of its blocks, while it was not answered, is there, and never less
+ * than before (@told, of each) but for what could not be read on. Return: of how many more was
+ * told. */
+uint64_t play_told_check(const struct sim_client *client, uint32_t tag,
+	const struct load_part *parts, const struct probe_name *names,
+	const struct play_chain *chain, uint32_t *told, uint32_t count);
 
 #endif

@@ -270,12 +270,27 @@ void play_books_agree(struct realm *realm)
 	}
 }
 
-uint64_t play_told_check(struct realm *realm, const struct load_part *parts,
-	const struct probe_name *names, const struct play_chain *chain, uint32_t *told,
-	uint32_t count)
+/* Not answered yet: afterwards the frames of what is not pinned may be anybody's. */
+static bool load_lives(const struct sim_client *client, uint32_t tag)
 {
+	list_each (node, &client->session->realm->ssd.loads_live) {
+		const struct load *load = list_item(node, struct load, link);
+
+		if (load->session == client->session && load->tag == tag)
+			return true;
+	}
+	return false;
+}
+
+uint64_t play_told_check(const struct sim_client *client, uint32_t tag,
+	const struct load_part *parts, const struct probe_name *names,
+	const struct play_chain *chain, uint32_t *told, uint32_t count)
+{
+	struct realm *realm = client->session->realm;
 	uint64_t more = 0;
 
+	if (!load_lives(client, tag))
+		return 0;
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t slot = names[i].slot, ranges = atomic_load(&parts[i].ranges);
 

@@ -504,7 +504,7 @@ static void collect(struct player *player)
 	struct completion done;
 
 	if (player->open && !player->stopped && player->load_tag)
-		world.counts.steps += play_told_check(realm_of(player),
+		world.counts.steps += play_told_check(&player->client, player->load_tag,
 			sim_scratch(&player->client, LOAD_SCRATCH), player->load.names,
 			&player->load.chain, player->told, player->load.count);
 	while (player->open && !player->stopped && sim_take(&player->client, 0, &done)) {
