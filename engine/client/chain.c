@@ -214,35 +214,71 @@ void skep_chain_destroy(struct skep_chain *chain)
 		chain_free(chain);
 }
 
-int skep_chain_append(struct skep_chain *chain, const uint32_t *tokens, size_t count)
+/* Room for @count more tokens and the blocks that they fill. Return: these blocks, or negative. */
+static int tokens_room(struct skep_chain *chain, size_t count)
 {
-	uint32_t each, from, whole;
-	struct chain_room want;
+	uint32_t each;
+	size_t whole;
 	int status;
 
-	if (!chain || (count && !tokens) || chain_opaque(chain))
-		return -EINVAL;
 	if (!chain_usable(chain))
 		return -EOWNERDEAD;
 	each = chain->space->request.block_tokens;
-	from = chain->probe.block_count;
 	if (count > (size_t)CHAIN_BLOCKS_MAX * each)
 		return -E2BIG;
-	whole = (uint32_t)((chain->token_count - chain->open_at + count) / each);
-	want.blocks = (size_t)from + whole;
-	want.tokens = chain->token_count + count;
-	want.blob_bytes = chain->blob_bytes + (whole ? chain->open_extra_bytes : 0);
-	status = chain_room_make(chain, want);
+	whole = (chain->token_count - chain->open_at + count) / each;
+	status = chain_room_make(chain,
+		(struct chain_room){.blocks = chain->probe.block_count + whole,
+			.tokens = chain->token_count + count,
+			.blob_bytes = chain->blob_bytes + (whole ? chain->open_extra_bytes : 0)});
 	if (status < 0)
 		return status;
 	chain_freshen(chain);
-	if (count)
-		memcpy(chain->tokens + chain->token_count, tokens, count * sizeof(*tokens));
+	return (int)whole;
+}
+
+/* @count tokens more lie behind the chain's, where they fill @whole blocks. */
+static int tokens_close(struct skep_chain *chain, size_t count, int whole)
+{
+	uint32_t from = chain->probe.block_count;
+
 	chain->token_count += count;
 	while (whole--)
-		block_close(chain, chain->open_at + each, NULL, 0);
+		block_close(chain, chain->open_at + chain->space->request.block_tokens, NULL, 0);
 	chain_hash(chain, from);
 	return (int)chain->probe.block_count;
+}
+
+int skep_chain_append(struct skep_chain *chain, const uint32_t *tokens, size_t count)
+{
+	int whole;
+
+	if (!chain || (count && !tokens) || chain_opaque(chain))
+		return -EINVAL;
+	whole = tokens_room(chain, count);
+	if (whole < 0)
+		return whole;
+	if (count)
+		memcpy(chain->tokens + chain->token_count, tokens, count * sizeof(*tokens));
+	return tokens_close(chain, count, whole);
+}
+
+int skep_chain_append64(struct skep_chain *chain, const uint64_t *tokens, size_t count)
+{
+	uint64_t any = 0;
+	int whole;
+
+	if (!chain || (count && !tokens) || chain_opaque(chain))
+		return -EINVAL;
+	whole = tokens_room(chain, count);
+	if (whole < 0)
+		return whole;
+	/* What lies behind the chain's tokens is nobody's until they are closed. */
+	for (size_t i = 0; i < count; i++) {
+		any |= tokens[i];
+		chain->tokens[chain->token_count + i] = (uint32_t)tokens[i];
+	}
+	return any > UINT32_MAX ? -ERANGE : tokens_close(chain, count, whole);
 }
 
 int skep_chain_extra(struct skep_chain *chain, const void *bytes, size_t length)
@@ -267,32 +303,60 @@ int skep_chain_extra(struct skep_chain *chain, const void *bytes, size_t length)
 	return 0;
 }
 
-int skep_chain_append_key(struct skep_chain *chain, const void *key, size_t key_bytes,
-	const uint32_t *tokens, size_t count)
+static int keys_append(struct skep_chain *chain, const struct skep_keys *keys)
 {
+	size_t tokens = (size_t)keys->token_count * keys->count;
+	const uint8_t *key = keys->keys;
 	uint32_t from;
 	int status;
 
-	if (!chain || !key || key_bytes < KEY_BYTES_MIN || key_bytes > INDEX_KEY_BYTES_MAX ||
-		!chain_opaque(chain) || (count && !tokens) ||
-		count > chain->space->request.block_tokens)
+	if (!keys->keys || keys->key_bytes < KEY_BYTES_MIN ||
+		keys->key_bytes > INDEX_KEY_BYTES_MAX || (keys->token_count && !keys->tokens) ||
+		keys->token_count > chain->space->request.block_tokens)
 		return -EINVAL;
 	if (!chain_usable(chain))
 		return -EOWNERDEAD;
 	from = chain->probe.block_count;
 	status = chain_room_make(chain,
-		(struct chain_room){.blocks = (size_t)from + 1,
-			.tokens = chain->token_count + count,
-			.blob_bytes = chain->blob_bytes + key_bytes + chain->open_extra_bytes});
+		(struct chain_room){.blocks = (size_t)from + keys->count,
+			.tokens = chain->token_count + tokens,
+			.blob_bytes = chain->blob_bytes + (size_t)keys->key_bytes * keys->count +
+				      chain->open_extra_bytes});
 	if (status < 0)
 		return status;
 	chain_freshen(chain);
-	if (count)
-		memcpy(chain->tokens + chain->token_count, tokens, count * sizeof(*tokens));
-	chain->token_count += count;
-	block_close(chain, chain->token_count, key, key_bytes);
+	if (tokens)
+		memcpy(chain->tokens + chain->token_count, keys->tokens,
+			tokens * sizeof(*chain->tokens));
+	chain->token_count += tokens;
+	for (uint32_t i = 0; i < keys->count; i++, key += keys->key_bytes)
+		block_close(chain, chain->open_at + keys->token_count, key, keys->key_bytes);
 	chain_hash(chain, from);
 	return (int)chain->probe.block_count;
+}
+
+int skep_chain_append_key(struct skep_chain *chain, const void *key, size_t key_bytes,
+	const uint32_t *tokens, size_t count)
+{
+	struct skep_keys one = {
+		.keys = key, .count = 1, .tokens = tokens, .key_bytes = (uint32_t)key_bytes};
+
+	if (!chain || !chain_opaque(chain) || key_bytes > INDEX_KEY_BYTES_MAX ||
+		count > chain->space->request.block_tokens)
+		return -EINVAL;
+	one.token_count = (uint32_t)count;
+	return keys_append(chain, &one);
+}
+
+int skep_chain_append_keys(struct skep_chain *chain, const struct skep_keys *keys)
+{
+	struct skep_keys mine;
+	int status;
+
+	if (!chain || !keys || !chain_opaque(chain))
+		return -EINVAL;
+	status = struct_take(&mine, keys, sizeof(mine));
+	return status ? status : keys_append(chain, &mine);
 }
 
 void skep_chain_truncate(struct skep_chain *chain, uint32_t blocks)

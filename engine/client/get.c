@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "engine/client/client_priv.h"
+#include "engine/client/pieces_priv.h"
 #include "kernels/checksum.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
@@ -73,53 +74,53 @@ static bool index_left(struct skep *session, const struct attachment *a)
 	       session_await_index(session);
 }
 
+/* Inside a call. Return: as skep_view(). */
+static int view_find(
+	struct skep *session, const struct skep_ref *ref, uint32_t part, struct skep_view *view)
+{
+	struct attachment *a = session_incarnation(session, ref->incarnation);
+	struct block_key key = key_of(ref);
+	struct part_place place;
+	int status = a ? part_find(a, &key, part, &place) : -ESTALE;
+
+	if (status == -ESTALE && index_left(session, a))
+		status = part_find(a, &key, part, &place);
+	if (!status)
+		*view = (struct skep_view){.bytes = place.bytes, .length = place.length};
+	return status;
+}
+
 int skep_view(
 	struct skep *session, const struct skep_ref *ref, uint32_t part, struct skep_view *view)
 {
-	struct part_place place;
-	struct block_key key;
-	struct attachment *a;
 	int status = session_enter(session);
 
 	if (status)
 		return status;
-	if (ref && view) {
-		key = key_of(ref);
-		a = session_incarnation(session, ref->incarnation);
-		status = a ? part_find(a, &key, part, &place) : -ESTALE;
-		if (status == -ESTALE && index_left(session, a))
-			status = part_find(a, &key, part, &place);
-	} else {
-		status = -EINVAL;
-	}
-	if (!status)
-		*view = (struct skep_view){.bytes = place.bytes, .length = place.length};
+	status = ref && view ? view_find(session, ref, part, view) : -EINVAL;
 	session_exit(session);
 	return status;
 }
 
-/* -------------------------------------------------------------------------------------- copy */
-
-/* Where the bytes go: the pieces, filled in order. */
-struct pieces {
-	const struct iovec *next;
-	unsigned left;
-	size_t used; /* of the first one */
-};
-
-/* The rest of the first piece that has any. */
-static struct iovec pieces_room(struct pieces *pieces)
+int skep_views(struct skep *session, uint32_t part, const struct skep_ref *refs,
+	struct skep_view *views, unsigned count)
 {
-	while (pieces->left && pieces->used == pieces->next->iov_len) {
-		pieces->next++;
-		pieces->left--;
-		pieces->used = 0;
+	int status = session_enter(session);
+	unsigned found = 0;
+
+	if (status)
+		return status;
+	if ((count && (!refs || !views)) || count > CHAIN_BLOCKS_MAX)
+		status = -EINVAL;
+	while (!status && found < count) {
+		status = view_find(session, &refs[found], part, &views[found]);
+		found += status == 0;
 	}
-	if (!pieces->left)
-		return (struct iovec){0};
-	return (struct iovec){.iov_base = (uint8_t *)pieces->next->iov_base + pieces->used,
-		.iov_len = pieces->next->iov_len - pieces->used};
+	session_exit(session);
+	return status && !found ? status : (int)found;
 }
+
+/* -------------------------------------------------------------------------------------- copy */
 
 static bool pieces_hold(const struct skep_copy *copy, uint64_t bytes)
 {
@@ -300,22 +301,51 @@ static int64_t copy_out(struct skep *session, const struct skep_copy *copy, uint
 	return result;
 }
 
-int64_t skep_copy(struct skep *session, const struct skep_copy *copy)
+/* Inside a call. Return: as skep_copy(). */
+static int64_t copy_one(struct skep *session, const struct skep_copy *copy)
 {
 	uint64_t sums[SKEP_RANGES_MAX];
 	struct skep_copy mine;
+	int status = struct_take(&mine, copy, sizeof(mine));
+
+	if (status)
+		return status;
+	if (!mine.space || mine.space->session != session || (mine.to_count && !mine.to))
+		return -EINVAL;
+	return copy_out(session, &mine, sums, copy_ranges);
+}
+
+int64_t skep_copy(struct skep *session, const struct skep_copy *copy)
+{
 	int64_t result = session_enter(session);
 
 	if (result)
 		return result;
-	result = copy ? struct_take(&mine, copy, sizeof(mine)) : -EINVAL;
-	if (!result &&
-		(!mine.space || mine.space->session != session || (mine.to_count && !mine.to)))
-		result = -EINVAL;
-	if (!result)
-		result = copy_out(session, &mine, sums, copy_ranges);
+	result = copy ? copy_one(session, copy) : -EINVAL;
 	session_exit(session);
 	return result;
+}
+
+int skep_copies(
+	struct skep *session, const struct skep_copy *copies, int64_t *results, unsigned count)
+{
+	int status = session_enter(session), copied = 0;
+
+	if (status)
+		return status;
+	if (count && (!copies || !results || copies->struct_bytes < sizeof(*copies)))
+		status = -EINVAL;
+	for (unsigned i = 0; !status && i < count; i++) {
+		/* Those of a caller built with a longer struct lie further apart. */
+		const struct skep_copy *copy =
+			(const void *)((const uint8_t *)copies + i * copies->struct_bytes);
+
+		results[i] = copy->struct_bytes == copies->struct_bytes ? copy_one(session, copy)
+									: -EINVAL;
+		copied += results[i] >= 0;
+	}
+	session_exit(session);
+	return status ? status : copied;
 }
 
 /*

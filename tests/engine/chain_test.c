@@ -163,6 +163,92 @@ static void opaque_keys_are_a_chain(void)
 	skep_chain_destroy(b);
 }
 
+/* Many in one call are what they are one by one; a call that is refused changes nothing. */
+static void keys_of_a_run_are_one_by_one(void)
+{
+	enum { COUNT = 100, KEY = 32, EACH = 5 };
+	struct skep_chain *run = chain_new(opaque), *single = chain_new(opaque);
+	static uint8_t bytes[COUNT * KEY];
+	struct skep_keys keys = {.struct_bytes = sizeof(keys),
+		.keys = bytes,
+		.key_bytes = KEY,
+		.count = COUNT,
+		.tokens = tokens,
+		.token_count = 1};
+	struct skep_keys bad = keys;
+
+	for (unsigned i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)mix64(i);
+	REQUIRE_EQ(skep_chain_extra(run, "salt", 4), 0);
+	REQUIRE_EQ(skep_chain_extra(single, "salt", 4), 0);
+	REQUIRE_EQ(skep_chain_append_keys(run, &keys), COUNT);
+	for (unsigned i = 0; i < COUNT; i++)
+		REQUIRE_EQ(
+			skep_chain_append_key(single, bytes + i * KEY, KEY, tokens + i, 1), i + 1);
+	keys.tokens = NULL;
+	keys.token_count = 0;
+	REQUIRE_EQ(skep_chain_append_keys(run, &keys), 2 * COUNT);
+	skep_chain_truncate(run, COUNT + 1);
+	REQUIRE_EQ(skep_chain_append_key(single, bytes, KEY, NULL, 0), COUNT + 1);
+	bad.keys = NULL;
+	REQUIRE_EQ(skep_chain_append_keys(run, &bad), -EINVAL);
+	bad = keys;
+	bad.key_bytes = 15;
+	REQUIRE_EQ(skep_chain_append_keys(run, &bad), -EINVAL);
+	bad.key_bytes = 65;
+	REQUIRE_EQ(skep_chain_append_keys(run, &bad), -EINVAL);
+	bad = keys;
+	bad.token_count = EACH;
+	REQUIRE_EQ(skep_chain_append_keys(run, &bad), -EINVAL);
+	bad.tokens = tokens;
+	bad.token_count = UNIT_BLOCK_TOKENS + 1;
+	REQUIRE_EQ(skep_chain_append_keys(run, &bad), -EINVAL);
+	bad = keys;
+	bad.count = UINT32_MAX;
+	REQUIRE_EQ(skep_chain_append_keys(run, &bad), -E2BIG);
+	bad = keys;
+	bad.struct_bytes = 8;
+	REQUIRE_EQ(skep_chain_append_keys(run, &bad), -EINVAL);
+	REQUIRE_EQ(skep_chain_append_keys(run, NULL), -EINVAL);
+	REQUIRE_EQ(skep_chain_append_keys(NULL, &keys), -EINVAL);
+	keys.count = 0;
+	REQUIRE_EQ(skep_chain_append_keys(run, &keys), COUNT + 1);
+	for (unsigned i = 0; i <= COUNT; i++)
+		REQUIRE(same_id(run, single, i));
+	skep_chain_destroy(run);
+	run = chain_new(space);
+	keys.count = 1;
+	REQUIRE_EQ(skep_chain_append_keys(run, &keys), -EINVAL);
+	skep_chain_destroy(run);
+	skep_chain_destroy(single);
+}
+
+static void wide_tokens_are_the_same_tokens(void)
+{
+	struct skep_chain *plain = chain_new(space), *wide = chain_new(space);
+	uint64_t words[TOKENS];
+
+	for (unsigned i = 0; i < TOKENS; i++)
+		words[i] = tokens[i];
+	REQUIRE_EQ(skep_chain_append(plain, tokens, TOKENS), BLOCKS);
+	REQUIRE_EQ(skep_chain_append64(wide, words, 3), 0);
+	words[TOKENS - 1] = 1ull << 32;
+	REQUIRE_EQ(skep_chain_append64(wide, words + 3, TOKENS - 3), -ERANGE);
+	words[TOKENS - 1] = UINT64_MAX; /* -1 */
+	REQUIRE_EQ(skep_chain_append64(wide, words + 3, TOKENS - 3), -ERANGE);
+	words[TOKENS - 1] = tokens[TOKENS - 1];
+	REQUIRE_EQ(skep_chain_append64(wide, words + 3, TOKENS - 3), BLOCKS);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		REQUIRE(same_id(plain, wide, i));
+	REQUIRE_EQ(skep_chain_append64(wide, NULL, 1), -EINVAL);
+	REQUIRE_EQ(skep_chain_append64(NULL, words, 1), -EINVAL);
+	skep_chain_destroy(wide);
+	wide = chain_new(opaque);
+	REQUIRE_EQ(skep_chain_append64(wide, words, 1), -EINVAL);
+	skep_chain_destroy(wide);
+	skep_chain_destroy(plain);
+}
+
 static void limits_hold(void)
 {
 	struct skep_chain *chain = chain_new(space);
@@ -199,6 +285,8 @@ int main(int argc, char **argv)
 	truncated_goes_on_as_fresh();
 	extra_keys_make_other_names();
 	opaque_keys_are_a_chain();
+	keys_of_a_run_are_one_by_one();
+	wide_tokens_are_the_same_tokens();
 	limits_hold();
 	skep_close(session);
 	fake_end(&fake);

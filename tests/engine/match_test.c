@@ -358,6 +358,32 @@ static void view_points_to_the_bytes(void)
 	REQUIRE_EQ(skep_view(session, NULL, 0, &view), -EINVAL);
 }
 
+static void views_point_to_the_leading_ones(void)
+{
+	struct skep_ref refs[PRESENT], first;
+	struct skep_view views[PRESENT];
+
+	for (uint32_t i = 0; i < PRESENT; i++)
+		refs[i] = ref_of(i);
+	REQUIRE_EQ(skep_views(session, 0, refs, views, PRESENT), PRESENT);
+	for (uint32_t i = 0; i < PRESENT; i++) {
+		REQUIRE_EQ(views[i].length, UNIT_PART_BYTES);
+		bytes_are(views[i].bytes, views[i].length, i, 0);
+	}
+	refs[3].frame_generation++;
+	REQUIRE_EQ(skep_views(session, 0, refs, views, PRESENT), 3);
+	first = refs[0];
+	refs[0].frame_generation++;
+	REQUIRE_EQ(skep_views(session, 0, refs, views, PRESENT), -ESTALE);
+	refs[0] = first;
+	REQUIRE_EQ(skep_views(session, 1, refs, views, PRESENT), -ERANGE);
+	REQUIRE_EQ(skep_views(session, 0, NULL, views, 1), -EINVAL);
+	REQUIRE_EQ(skep_views(session, 0, refs, NULL, 1), -EINVAL);
+	REQUIRE_EQ(skep_views(session, 0, refs, views, UINT32_MAX), -EINVAL);
+	REQUIRE_EQ(skep_views(NULL, 0, refs, views, 1), -EINVAL);
+	REQUIRE_EQ(skep_views(session, 0, NULL, NULL, 0), 0);
+}
+
 static struct skep_copy copy_of(const struct skep_ref *ref, const struct iovec *to, unsigned count)
 {
 	return (struct skep_copy){.struct_bytes = sizeof(struct skep_copy),
@@ -423,6 +449,43 @@ static void copy_refuses_what_makes_no_sense(void)
 	REQUIRE_EQ(skep_copy(session, &copy), -EINVAL);
 	copy.struct_bytes = 4;
 	REQUIRE_EQ(skep_copy(session, &copy), -EINVAL);
+}
+
+/* Each has its result, and one that fails does so alone. */
+static void copies_fail_alone(void)
+{
+	struct longer {
+		struct skep_copy copy;
+		uint64_t more;
+	} copies[PRESENT];
+	static uint8_t to[PRESENT][UNIT_PART_BYTES];
+	struct skep_ref refs[PRESENT];
+	struct iovec pieces[PRESENT];
+	int64_t results[PRESENT];
+
+	for (uint32_t i = 0; i < PRESENT; i++) {
+		refs[i] = ref_of(i);
+		pieces[i] = (struct iovec){.iov_base = to[i], .iov_len = UNIT_PART_BYTES};
+		copies[i] = (struct longer){.copy = copy_of(&refs[i], &pieces[i], 1)};
+		copies[i].copy.struct_bytes = sizeof(copies[i]);
+	}
+	copies[1].copy.ref.frame_generation++;
+	copies[2].more = 1;
+	copies[4].copy.struct_bytes--;
+	REQUIRE_EQ(skep_copies(session, &copies[0].copy, results, PRESENT), 2);
+	REQUIRE_EQ(results[0], UNIT_PART_BYTES);
+	REQUIRE_EQ(results[1], -ESTALE);
+	REQUIRE_EQ(results[2], -E2BIG);
+	REQUIRE_EQ(results[3], UNIT_PART_BYTES);
+	REQUIRE_EQ(results[4], -EINVAL);
+	bytes_are(to[0], UNIT_PART_BYTES, 0, 0);
+	bytes_are(to[3], UNIT_PART_BYTES, 3, 0);
+	copies[0].copy.struct_bytes = 4;
+	REQUIRE_EQ(skep_copies(session, &copies[0].copy, results, PRESENT), -EINVAL);
+	REQUIRE_EQ(skep_copies(session, NULL, results, 1), -EINVAL);
+	REQUIRE_EQ(skep_copies(session, &copies[3].copy, NULL, 1), -EINVAL);
+	REQUIRE_EQ(skep_copies(NULL, &copies[3].copy, results, 1), -EINVAL);
+	REQUIRE_EQ(skep_copies(session, NULL, NULL, 0), 0);
 }
 
 /* A byte, a sum or a root that is wrong: never given out as right, and the keeper is told. */
@@ -567,6 +630,8 @@ int main(int argc, char **argv)
 	view_points_to_the_bytes();
 	copy_fills_any_pieces(seed);
 	copy_refuses_what_makes_no_sense();
+	views_point_to_the_leading_ones();
+	copies_fail_alone();
 	copy_finds_what_was_changed();
 	missing_lists_what_nobody_has_or_writes();
 	hint_names_a_known_block();

@@ -155,6 +155,43 @@ static void reserve_checks_what_it_is_asked(void)
 	skep_close(session);
 }
 
+/* Each call of a put ends by the deadline; what was reserved is given back or was the daemon's. */
+static void put_survives_the_daemon(void)
+{
+	static uint8_t bytes[UNIT_PART_BYTES];
+	struct skep *session = unit_open(fake.path, 0);
+	struct skep_chain *chain = unit_chain(unit_space(session, 0), 4, 19);
+	struct iovec from[4];
+	int32_t statuses[4];
+	struct skep_put put = {.struct_bytes = sizeof(put),
+		.chain = chain,
+		.count = 4,
+		.from = from,
+		.statuses = statuses,
+		.deadline_ns = skep_deadline_ms(2000)};
+
+	for (unsigned i = 0; i < 4; i++)
+		from[i] = (struct iovec){.iov_base = bytes, .iov_len = sizeof(bytes)};
+	REQUIRE_EQ(skep_put(session, &put), 4);
+	REQUIRE_EQ(session->current->holds, 0);
+	fake.deaf = true;
+	put.deadline_ns = 0;
+	REQUIRE_EQ(skep_put(session, &put), -ETIMEDOUT);
+	fake.deaf = false;
+	fake_kill(&fake);
+	unit_await_attached(session, 0);
+	memset(statuses, 1, sizeof(statuses));
+	put.deadline_ns = skep_deadline_ms(50);
+	REQUIRE_EQ(skep_put(session, &put), SKEP_EDOWN);
+	for (unsigned i = 0; i < 4; i++)
+		REQUIRE_EQ(statuses[i], SKEP_EDOWN);
+	fake_start(&fake);
+	unit_await_attached(session, 1);
+	put.deadline_ns = skep_deadline_ms(2000);
+	REQUIRE_EQ(skep_put(session, &put), 4);
+	skep_close(session);
+}
+
 int main(int argc, char **argv)
 {
 	unit_seed(argc, argv);
@@ -162,6 +199,7 @@ int main(int argc, char **argv)
 	silent_daemon_costs_no_more_than_the_deadline();
 	frames_go_through_all_ways_of_commit();
 	reserve_checks_what_it_is_asked();
+	put_survives_the_daemon();
 	fake_end(&fake);
 	return 0;
 }

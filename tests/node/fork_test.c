@@ -57,7 +57,15 @@ static void child_calls(struct held *held)
 		.struct_bytes = sizeof(copy), .space = held->user.space, .ref = held->refs[0]};
 	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
 	struct skep_explanation why = {.struct_bytes = sizeof(why)};
+	struct iovec from = {0};
+	int32_t put_status;
+	struct skep_put put = {.struct_bytes = sizeof(put),
+		.chain = held->story.chain,
+		.count = 1,
+		.from = &from,
+		.statuses = &put_status};
 	struct skep_frame frame = held->frame;
+	int64_t copied;
 	struct skep_pin pin = {0};
 	struct skep_queue *queue;
 	struct skep_event event;
@@ -69,6 +77,9 @@ static void child_calls(struct held *held)
 	REQUIRE_EQ(skep_pin_refs(session, held->refs, BLOCKS, &pin), -EOWNERDEAD);
 	REQUIRE_EQ(skep_view(session, &held->refs[0], 0, &view), -EOWNERDEAD);
 	REQUIRE_EQ(skep_copy(session, &copy), -EOWNERDEAD);
+	REQUIRE_EQ(skep_views(session, 0, held->refs, &view, 1), -EOWNERDEAD);
+	REQUIRE_EQ(skep_copies(session, &copy, &copied, 1), -EOWNERDEAD);
+	REQUIRE_EQ(skep_put(session, &put), -EOWNERDEAD);
 	REQUIRE_EQ(skep_reserve(session, &reserve, &frame), -EOWNERDEAD);
 	REQUIRE_EQ(skep_commit(session, &frame, 1, NULL), -EOWNERDEAD);
 	REQUIRE_EQ(skep_abort(session, &frame, 1), -EOWNERDEAD);

@@ -305,6 +305,15 @@ SKEP_API void skep_chain_destroy(struct skep_chain *chain);
 SKEP_API int skep_chain_append(struct skep_chain *chain, const uint32_t *tokens, size_t count);
 
 /**
+ * skep_chain_append64() - skep_chain_append() of tokens that lie as 64-bit numbers
+ * @chain: of a space named by tokens
+ * @tokens: @count token ids, each below 2^32; copied
+ * @count: tokens
+ * Return: as skep_chain_append(); -ERANGE (one does not fit 32 bits; the chain is as before).
+ */
+SKEP_API int skep_chain_append64(struct skep_chain *chain, const uint64_t *tokens, size_t count);
+
+/**
  * skep_chain_extra() - bind extra keys (LoRA, image digests, salt) to the block now being filled
  * @chain: a chain whose open block got no extra keys yet
  * @bytes: copied; part of the block's name, compared byte for byte
@@ -324,6 +333,32 @@ SKEP_API int skep_chain_extra(struct skep_chain *chain, const void *bytes, size_
  */
 SKEP_API int skep_chain_append_key(struct skep_chain *chain, const void *key, size_t key_bytes,
 	const uint32_t *tokens, size_t count);
+
+/**
+ * struct skep_keys - an engine's own keys of a run of blocks
+ * @struct_bytes: sizeof(struct skep_keys)
+ * @keys: @count keys of @key_bytes each, one after the other; copied
+ * @key_bytes: 16 to 64
+ * @count: keys
+ * @tokens: @token_count tokens of each block, one block after the other, kept beside them; or NULL
+ * @token_count: at most block_tokens of the space; 0 without @tokens
+ */
+struct skep_keys {
+	size_t struct_bytes;
+	const void *keys;
+	uint32_t key_bytes;
+	uint32_t count;
+	const uint32_t *tokens;
+	uint32_t token_count;
+};
+
+/**
+ * skep_chain_append_keys() - append many blocks named by an engine's own keys
+ * @chain: of a space with SKEP_SPACE_OPAQUE
+ * @keys: what
+ * Return: blocks so far; -ENOMEM, -EINVAL, -E2BIG (more than 2^20 blocks): the chain is as before.
+ */
+SKEP_API int skep_chain_append_keys(struct skep_chain *chain, const struct skep_keys *keys);
 
 /**
  * skep_chain_truncate() - cut the chain back to its first blocks, for use by another prompt
@@ -614,6 +649,20 @@ SKEP_API int skep_view(
 	struct skep *session, const struct skep_ref *ref, uint32_t part, struct skep_view *view);
 
 /**
+ * skep_views() - the pointers to a part of many pinned blocks
+ * @session: the session
+ * @part: part number
+ * @refs: @count references of pinned runs
+ * @views: out, room for @count
+ * @count: references
+ *
+ * Return: how many of them, from the first on, @views holds; where that is not even one, what
+ * skep_view() answers for it.
+ */
+SKEP_API int skep_views(struct skep *session, uint32_t part, const struct skep_ref *refs,
+	struct skep_view *views, unsigned count);
+
+/**
  * struct skep_copy - a verified copy out of the pool
  * @struct_bytes: sizeof(struct skep_copy)
  * @space: the space of the block
@@ -643,6 +692,18 @@ struct skep_copy {
  * to be used), -ESTALE, -ERANGE, -EMSGSIZE (@to is too small), -EINVAL (not a block of @space).
  */
 SKEP_API int64_t skep_copy(struct skep *session, const struct skep_copy *copy);
+
+/**
+ * skep_copies() - many skep_copy() in one call
+ * @session: the session
+ * @copies: @count copies, all of one struct_bytes
+ * @results: out, of each what skep_copy() would answer: one that fails does so alone
+ * @count: copies
+ * Return: how many were copied; -EINVAL (@copies is malformed from the first on, or @results is
+ * NULL), -EOWNERDEAD: @results is as before.
+ */
+SKEP_API int skep_copies(
+	struct skep *session, const struct skep_copy *copies, int64_t *results, unsigned count);
 
 /**
  * skep_sums() - the range sums that the bytes of a part must have
@@ -783,6 +844,51 @@ struct skep_commit {
  */
 SKEP_API int skep_commit(struct skep *session, struct skep_frame *frames, unsigned count,
 	const struct skep_commit *commit);
+
+/**
+ * struct skep_put - a run of blocks to put from memory
+ * @struct_bytes: sizeof(struct skep_put)
+ * @chain: the chain
+ * @first: first block to put; the one before it must be present or pending
+ * @count: blocks
+ * @part: which part of each
+ * @pieces: of each block in @from; 0 = 1
+ * @from: @pieces for each of the @count blocks in turn, which make up its part in order. In a space
+ *	of opaque keys their sum is the length of the block's part.
+ * @statuses: out, @count of them: 0 put; -EEXIST already there; SKEP_EPENDING another writer writes
+ *	it; -EMSGSIZE (@from does not make up a part); else what ended the put before this block was
+ *	in
+ * @deadline_ns: how long to wait for frames while none can be had
+ * @first_missing: out where a status is SKEP_EPARENT, the block from which the chain must be put
+ */
+struct skep_put {
+	size_t struct_bytes;
+	struct skep_chain *chain;
+	uint32_t first;
+	uint32_t count;
+	uint32_t part;
+	uint32_t pieces;
+	const struct iovec *from;
+	int32_t *statuses;
+	uint64_t deadline_ns;
+	uint32_t first_missing;
+};
+
+/**
+ * skep_put() - reserve, copy and sum, and commit blocks whose bytes lie in memory
+ * @session: the session
+ * @put: what
+ *
+ * skep_reserve(), skep_copy_sum() and skep_commit() for as many blocks at a time as frames can be
+ * had, until all are in or the deadline has passed. What is there or being written is passed over.
+ * Nothing stays reserved.
+ *
+ * Return: how many blocks it put (each of @statuses says how it went); where there is neither one
+ * that it put nor one that it passed over, what the first of them came to: as skep_reserve() and
+ * skep_commit(), -EMSGSIZE. -EINVAL, -ERANGE, -EROFS, -EOWNERDEAD and -EBUSY: @statuses is as
+ * before.
+ */
+SKEP_API int skep_put(struct skep *session, struct skep_put *put);
 
 /**
  * skep_abort() - give reserved frames back unwritten
