@@ -19,8 +19,8 @@ _NAMES = {EPARENT: "EPARENT", EPENDING: "EPENDING", EDIFFERS: "EDIFFERS", EVERSI
 # What a call of the data path comes to when the store cannot serve it now: results, not faults of
 # the caller.
 PASSING = frozenset((-errno.EAGAIN, -errno.EMFILE, -errno.ETIMEDOUT, -errno.ENOSPC, -errno.ENOENT,
-                     -errno.ESTALE, -errno.EEXIST, -errno.EMSGSIZE, EPARENT, EPENDING, ECHECKSUM,
-                     EDOWN, EGIVENUP))
+                     -errno.ESTALE, -errno.EEXIST, -errno.EMSGSIZE, -errno.ECANCELED, EPARENT,
+                     EPENDING, ECHECKSUM, EDOWN, EGIVENUP))
 
 
 def status_name(status: int) -> str:

@@ -14,7 +14,7 @@ REF_BYTES = ctypes.sizeof(c.Ref)
 
 # Words for what a call came to as a whole, beside those of reason_text().
 _PASSED = {EDOWN: "daemon_down", -errno.EMFILE: "pins", -errno.ETIMEDOUT: "deadline",
-           -errno.EAGAIN: "busy"}
+           -errno.EAGAIN: "busy", -errno.ECANCELED: "cancelled"}
 
 
 def passed_word(status: int) -> str:
