@@ -3,6 +3,7 @@
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include "base/hash.h"
@@ -72,15 +73,29 @@ static bool supported_sse2(void)
 	return true;
 }
 
-/* The compiler's run-time asks the system as well, whether it saves the wide registers. */
+/*
+ * Has the processor what @leaf7 (EBX of CPUID leaf 7) names, and does the system save the registers
+ * that @saved (XCR0) names? Asked here: not every compiler's run-time has __builtin_cpu_supports().
+ */
+static bool supported_wide(uint32_t leaf7, uint32_t saved)
+{
+	uint32_t eax, ebx, ecx, edx, saves;
+
+	if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE))
+		return false;
+	__asm__ __volatile__("xgetbv" : "=a"(saves), "=d"(edx) : "c"(0));
+	return (saves & saved) == saved && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+	       ebx & leaf7;
+}
+
 static bool supported_avx2(void)
 {
-	return __builtin_cpu_supports("avx2");
+	return supported_wide(bit_AVX2, 0x06); /* xmm, ymm */
 }
 
 static bool supported_avx512(void)
 {
-	return __builtin_cpu_supports("avx512f");
+	return supported_wide(bit_AVX512F, 0xe6); /* and masks, zmm in two halves */
 }
 
 #define VARIANT(which)                                                                             \
