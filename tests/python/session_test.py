@@ -79,6 +79,8 @@ class RoundTrip(WithDaemon):
         self.assertEqual([each.matched for each in found], [2, 2, 0])
         self.assertEqual([each.reason for each in found], ["none", "none", "absent"])
         self.assertEqual(found[0].refs[0], found[1].refs[1])
+        counted_only = self.session.match(second, pin=False, refs=False)
+        self.assertEqual((counted_only.matched, len(counted_only.refs)), (3, 0))
         self.assertIsNone(found[2].pin)
         for each in found:
             each.release()

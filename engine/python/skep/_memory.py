@@ -9,6 +9,11 @@ from typing import Any, NamedTuple, Tuple
 from .errors import Error
 
 _ND, _FORMAT, _WRITABLE = 0x8, 0x4, 0x1
+# Formats of buffers of integers that lie as this machine's do.
+_INTEGERS = frozenset(order + code for order in (b"", b"@", b"=", b"<")
+                      for code in (b"I", b"i", b"L", b"l", b"Q", b"q"))
+# Where a bytes object has its bytes.
+_BYTES_AT = bytes.__basicsize__ - 1
 
 
 class Memory(NamedTuple):
@@ -31,6 +36,16 @@ _get.argtypes, _get.restype = (ctypes.py_object, ctypes.c_void_p, ctypes.c_int),
 _release = ctypes.pythonapi.PyBuffer_Release
 _release.argtypes, _release.restype = (ctypes.c_void_p,), None
 
+_fresh = ctypes.pythonapi.PyBytes_FromStringAndSize
+_fresh.argtypes, _fresh.restype = (ctypes.c_void_p, ctypes.c_ssize_t), ctypes.py_object
+
+
+def fresh_bytes(nbytes: int) -> Tuple[bytes, int]:
+    """Bytes that a call of the library fills before anybody looks, and their address."""
+    # The empty one, and those of one byte, are everybody's.
+    data = _fresh(None, nbytes) if nbytes > 1 else bytes(2)
+    return data, id(data) + _BYTES_AT
+
 
 def is_buffer(value: Any) -> bool:
     """One run of bytes, and not a sequence of such?"""
@@ -38,7 +53,7 @@ def is_buffer(value: Any) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "data_ptr") and hasattr(value, "element_size")
+    return hasattr(value, "data_ptr")
 
 
 def _tensor_bytes(value: Any) -> int:
@@ -87,10 +102,10 @@ class Borrowed:
                 raise TypeError(f"{what}: integers of 32 or 64 bits are wanted")
             return value.data_ptr(), nbytes // width, width
         view = self._view(value, _ND | _FORMAT)
-        code = (view.format or b"B").decode().lstrip("@=<")
-        if code not in tuple("IiLlQq") or view.itemsize not in (4, 8):
-            raise TypeError(f"{what}: integers of 32 or 64 bits are wanted, not '{code}'")
-        return view.buf or 0, view.len // view.itemsize, view.itemsize
+        width = view.itemsize
+        if view.format not in _INTEGERS or width not in (4, 8):
+            raise TypeError(f"{what}: integers of 32 or 64 bits are wanted, not {view.format}")
+        return view.buf or 0, view.len // width, width
 
     def _integers_of(self, values: Any, what: str) -> Tuple[int, int, int]:
         try:

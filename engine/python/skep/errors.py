@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results that are no counts: negative errno, or one of the codes of skep.h."""
 import errno
+import functools
 import os
 
 from ._library import lib
@@ -33,6 +34,7 @@ def status_text(status: int) -> str:
     return lib.skep_status_text(status).decode()
 
 
+@functools.lru_cache(maxsize=None)
 def reason_text(reason: int) -> str:
     """The word for a reason of a miss."""
     return lib.skep_reason_text(reason).decode()
@@ -71,7 +73,19 @@ def check_passing(result: int, what: str) -> int:
     return result
 
 
-def check_process(pid: int) -> None:
-    """A handle of the parent is dead in a child of fork()."""
-    if os.getpid() != pid:
-        raise Error(-errno.EOWNERDEAD, "a session of the parent process, used after fork()")
+class Process:
+    """Which process this is: stepped in each child of fork(). Where something forks behind Python's
+    back, the library itself still answers -EOWNERDEAD, and touches nothing."""
+
+    number = 0
+
+    @classmethod
+    def step(cls) -> None:
+        cls.number += 1
+
+
+os.register_at_fork(after_in_child=Process.step)
+
+
+def raise_forked() -> None:
+    raise Error(-errno.EOWNERDEAD, "a session of the parent process, used after fork()")

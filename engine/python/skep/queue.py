@@ -6,6 +6,7 @@ from typing import Any, List, NamedTuple, Optional
 
 from . import _structs as c
 from ._library import lib
+from ._memory import fresh_bytes
 from ._time import deadline
 from .errors import Error, check, check_passing, reason_text
 from .run import REF_BYTES, Pin, Refs, Run, passed_word
@@ -71,7 +72,7 @@ class Queue:
 class Load:
     """A load on its way (or a prefetch). Made by Session.load_begin() and prefetch()."""
 
-    def __init__(self, session: Any, request: c.Load, refs: bytearray, queue: Optional[Queue]):
+    def __init__(self, session: Any, request: c.Load, refs: bytes, queue: Optional[Queue]):
         self.session = session
         self._request = request
         self._refs = refs
@@ -101,15 +102,13 @@ class Load:
 
 def _request(chain: Any, first: int, count: int, timeout: Optional[float]) -> tuple:
     room = max(min(count or len(chain), len(chain) - first), 0)
-    refs = bytearray(room * REF_BYTES)
-    request = c.made(c.Load, chain=chain.enter(), first=first, count=count, refs_max=room,
-                     deadline_ns=deadline(timeout))
-    if room:
-        request.refs = ctypes.addressof(ctypes.c_char.from_buffer(refs))
+    refs, address = fresh_bytes(room * REF_BYTES)
+    request = c.made(c.Load, chain=chain.enter(), first=first, count=count, refs=address,
+                     refs_max=room, deadline_ns=deadline(timeout))
     return request, refs
 
 
-def _loaded(session: Any, request: c.Load, refs: bytearray, status: int) -> Run:
+def _loaded(session: Any, request: c.Load, refs: bytes, status: int) -> Run:
     check_passing(status, "skep_load")
     count = request.loaded if status >= 0 else 0
     reason = reason_text(request.reason) if status >= 0 else passed_word(status)

@@ -70,7 +70,7 @@ class Pin:
 
     def __init__(self, session: Any, pin: c.Pin):
         self.session = session
-        self._pin = c.Pin(pin.cell, pin.epoch)
+        self._pin = pin
         self._lender = Lender()
 
     @property

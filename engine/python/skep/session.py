@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions: everything begins with one."""
 import ctypes
-import os
 import struct
 import time
 from array import array
@@ -13,9 +12,9 @@ from . import _structs as c
 from . import put as _put
 from . import queue as _queue
 from ._library import lib
-from ._memory import Borrowed, address_of
+from ._memory import Borrowed, address_of, fresh_bytes
 from ._time import deadline
-from .errors import check, check_passing, check_process, reason_text
+from .errors import Process, check, check_passing, raise_forked, reason_text
 from .run import REF_BYTES, Match, Pin, Refs, Run, passed_word
 from .space import Chain, Part, Space, text
 
@@ -68,7 +67,7 @@ class Session:
                  token: Optional[str] = None, readonly: bool = False, wait: bool = True,
                  name: Optional[str] = None, timeout: Optional[float] = 5.0):
         self.handle: Optional[int] = None
-        self._pid = os.getpid()
+        self._process = Process.number
         self._dropped: deque = deque()
         options = c.made(
             c.OpenOptions, realm=text(realm), token=text(token), name=text(name),
@@ -83,13 +82,14 @@ class Session:
 
     def usable(self) -> bool:
         """Open, and of this process?"""
-        return self.handle is not None and os.getpid() == self._pid
+        return self.handle is not None and Process.number == self._process
 
     def enter(self) -> int:
         """The way into each call."""
         if self.handle is None:
             raise ValueError("the session is closed")
-        check_process(self._pid)
+        if Process.number != self._process:
+            raise_forked()
         while self._dropped:
             function, arguments = self._dropped.popleft()
             function(*arguments)
@@ -135,42 +135,34 @@ class Session:
 
     # ---- getting
 
-    def match(self, chain: Chain, *, first: int = 0, count: int = 0, pin: bool = True) -> Match:
+    def match(self, chain: Chain, *, first: int = 0, count: int = 0, pin: bool = True,
+              refs: bool = True) -> Match:
         """The longest run of a chain that can be had now; pin=False peeks: the references are
-        hints, and nothing is counted. A miss is a match of 0 blocks."""
-        return self.match_many((chain,), first=first, count=count, pin=pin)[0]
+        hints, and nothing is counted. refs=False: how many is all that is asked for. A miss is a
+        match of 0 blocks."""
+        return self.match_many((chain,), first=first, count=count, pin=pin, refs=refs)[0]
 
     def match_many(self, chains: Sequence[Chain], *, first: Any = 0, count: Any = 0,
-                   pin: bool = True) -> List[Match]:
+                   pin: bool = True, refs: bool = True) -> List[Match]:
         """match() of many chains in one call; first and count may be a sequence, one a chain."""
         handle, many = self.enter(), len(chains)
         firsts = [first] * many if isinstance(first, int) else first
         counts = [count] * many if isinstance(count, int) else count
-        requests = (c.Match * many)()
-        room = [len(chain) - start for chain, start in zip(chains, firsts)]
-        room = [max(min(want or all_, all_), 0) for want, all_ in zip(counts, room)]
-        refs = bytearray(sum(room) * REF_BYTES)
-        place = ctypes.addressof(ctypes.c_char.from_buffer(refs)) if refs else 0
-        for i, request in enumerate(requests):
-            request.struct_bytes = ctypes.sizeof(c.Match)
-            request.chain = chains[i].enter()
-            request.first, request.count = firsts[i], counts[i]
-            request.flags = _PIN if pin else _PEEK
-            if room[i]:
-                request.refs, request.refs_max = place, room[i]
-                place += room[i] * REF_BYTES
+        requests, rooms = (c.Match * many)(), []
+        for i, (chain, request) in enumerate(zip(chains, requests)):
+            rest = max(len(chain) - firsts[i], 0)
+            room = 0 if not refs else min(counts[i], rest) if counts[i] else rest
+            data, address = fresh_bytes(room * REF_BYTES)
+            rooms.append(data)
+            request.__init__(ctypes.sizeof(c.Match), chain.enter(), firsts[i], counts[i],
+                             _PIN if pin else _PEEK, room, address)
         check(lib.skep_match(handle, ctypes.byref(requests), many), "skep_match")
-        return self._matches(requests, refs)
+        return [self._match(request, data) for request, data in zip(requests, rooms)]
 
-    def _matches(self, requests: Any, refs: bytearray) -> List[Match]:
-        matches, at = [], 0
-        for request in requests:
-            found = Refs(refs[at:at + request.matched * REF_BYTES])
-            at += request.refs_max * REF_BYTES
-            pin = Pin(self, request.pin) if request.pin.cell else None
-            matches.append(Match(self, request.matched, request.stored,
-                                 reason_text(request.reason), found, pin))
-        return matches
+    def _match(self, request: c.Match, refs: bytes) -> Match:
+        pin = Pin(self, request.pin) if request.pin.cell else None
+        return Match(self, request.matched, request.stored, reason_text(request.reason),
+                     Refs(refs[:min(request.matched, request.refs_max) * REF_BYTES]), pin)
 
     def pin(self, refs: Refs) -> Run:
         """Pins references that another process of the realm matched: how many of them, from the
