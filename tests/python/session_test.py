@@ -180,6 +180,32 @@ class Pins(WithDaemon):
         gc.collect()
         self.assertEqual(self.session.stats().pins, 0)
 
+    def test_a_session_with_views_is_not_closed(self):
+        chain, data = self.put(200, 2)
+        with skep.Session(self.daemon.socket) as reader:
+            its = space_of(reader).chain(range(200, 200 + 2 * BLOCK_TOKENS))
+            kept = list(reader.match(its).views())
+            self.assertRaises(BufferError, reader.close)
+            self.assertEqual(b"".join(kept), data)
+            del kept
+            frames = reader.reserve(space_of(reader).chain(range(9, 9 + BLOCK_TOKENS)))
+            kept = frames.buffer(0)[:1]
+            self.assertRaises(BufferError, reader.close)
+            del kept
+
+    def test_a_ring_of_all_of_it_is_collected(self):
+        self.put(1200, 2)
+        with mock.patch("sys.unraisablehook") as complaints:
+            ring = [skep.Session(self.daemon.socket)]
+            chain = space_of(ring[0]).chain(range(1200, 1200 + 2 * BLOCK_TOKENS))
+            ring += [ring[0].match(chain), ring]
+            ring.append(list(ring[1].views()))
+            ring[1].keeps = ring
+            del ring, chain
+            gc.collect()
+        complaints.assert_not_called()
+        self.assertEqual(self.session.stats().pins, 0)
+
     def test_views_end_with_the_pin(self):
         chain, _ = self.put(300, 2)
         run = self.session.match(chain)

@@ -4,7 +4,7 @@ import ctypes
 import errno
 import weakref
 from array import array
-from typing import Any, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from .errors import Error
 
@@ -179,16 +179,23 @@ class Lender:
     What is lent keeps its owner alive: slices, arrays made of it and all.
     """
 
-    def __init__(self):
-        self._lent = {}
+    def __init__(self, above: "Optional[Lender]" = None):
+        """@above: a lender that is not idle either while this one is not."""
+        self._lent: Dict[int, Any] = {}
+        self._above = above
 
     def window(self, owner: Any, address: int, nbytes: int, writable: bool = False) -> memoryview:
         exporter = _window_type(nbytes).from_address(address)
         exporter.owner = owner
-        lent, key = self._lent, id(exporter)
-        lent[key] = weakref.ref(exporter, lambda _: lent.pop(key, None))
+        self._lend(exporter)
         view = memoryview(exporter).cast("B")[:nbytes]
         return view if writable else view.toreadonly()
+
+    def _lend(self, exporter: Any) -> None:
+        lent, key = self._lent, id(exporter)
+        lent[key] = weakref.ref(exporter, lambda _: lent.pop(key, None))
+        if self._above is not None:
+            self._above._lend(exporter)
 
     def require_idle(self, what: str) -> None:
         if self._lent:

@@ -54,7 +54,7 @@ class Frames:
     def __init__(self, session: Any, room: Any, result: int, first_missing: int):
         self.session = session
         self._frames = room
-        self._lender = Lender()
+        self._lender = Lender(session.lender)
         self.status = min(result, 0)
         self.count = max(result, 0)
         self.first_missing = first_missing

@@ -71,7 +71,7 @@ class Pin:
     def __init__(self, session: Any, pin: c.Pin):
         self.session = session
         self._pin = pin
-        self._lender = Lender()
+        self._lender = Lender(session.lender)
 
     @property
     def held(self) -> bool:
@@ -83,9 +83,6 @@ class Pin:
             self._lender.require_idle("pin")
             lib.skep_release(self.session.enter(), ctypes.byref(self._pin))
         self._pin.cell = 0
-
-    def require_idle(self) -> None:
-        self._lender.require_idle("pin")
 
     def window(self, address: int, nbytes: int) -> memoryview:
         if not self.held or not self.session.usable():

@@ -12,7 +12,7 @@ from . import _structs as c
 from . import put as _put
 from . import queue as _queue
 from ._library import lib
-from ._memory import Borrowed, address_of, fresh_bytes
+from ._memory import Borrowed, Lender, address_of, fresh_bytes
 from ._time import deadline
 from .errors import Process, check, check_passing, raise_forked, reason_text
 from .run import REF_BYTES, Match, Pin, Refs, Run, passed_word
@@ -69,6 +69,7 @@ class Session:
         self.handle: Optional[int] = None
         self._process = Process.number
         self._dropped: deque = deque()
+        self.lender = Lender()
         options = c.made(
             c.OpenOptions, realm=text(realm), token=text(token), name=text(name),
             flags=(_READONLY if readonly else 0) | (0 if wait else _NO_WAIT),
@@ -107,8 +108,13 @@ class Session:
         return check(lib.skep_attached(self.enter()), "skep_attached") == 1
 
     def close(self) -> None:
-        """Ends the session, its spaces, chains, queues and pins. Views must not be used any more;
-        release their pins first, which refuses while they are."""
+        """Ends the session, its spaces, chains, queues and pins. BufferError while views of a run,
+        or buffers of frames, are in use."""
+        if self.usable():
+            self.lender.require_idle("session")
+        self._end()
+
+    def _end(self) -> None:
         if self.usable():
             # What was dropped goes with the session.
             self._dropped.clear()
@@ -124,7 +130,7 @@ class Session:
     def __del__(self):
         # All that was made of it holds it: nothing of it is in use.
         if getattr(self, "handle", None) is not None:
-            self.close()
+            self._end()
 
     # ---- names
 
