@@ -349,20 +349,17 @@ int skep_copies(
 }
 
 /*
- * Of a block that a load has not brought whole yet. Nothing holds its frames: the sums alone say
- * whether what was copied is the block's.
+ * Of block @block of a load that has not brought it whole yet. Nothing holds its frames: the sums
+ * alone say whether what was copied is the block's.
  */
-static int64_t load_copy(struct skep *session, const struct skep_load_copy *of, uint64_t *sums)
+static int64_t load_copy_one(
+	struct skep *session, const struct skep_copy *copy, uint64_t handle, uint32_t block)
 {
-	struct skep_copy copy = {.space = of->space,
-		.part = of->part,
-		.first_range = of->first_range,
-		.range_count = of->range_count,
-		.to = of->to,
-		.to_count = of->to_count};
-	struct copying job = {.a = session->current, .copy = &copy, .sums = sums};
+	uint64_t sums[SKEP_RANGES_MAX];
+	struct copying job = {.a = session->current, .copy = copy, .sums = sums};
 	const struct load_part *part;
-	int64_t result = load_find_block(session, of->handle, of->block, &part);
+	uint32_t ranges;
+	int64_t result = load_find_block(session, handle, block, &part);
 
 	if (result < 0)
 		return result;
@@ -372,33 +369,49 @@ static int64_t load_copy(struct skep *session, const struct skep_load_copy *of, 
 		return -ESTALE;
 	job.entry = &job.a->index.entries[job.key.slot];
 	/* Acquire pairs with the daemon's release: frames and bytes are in place. */
-	if (!atomic_load_explicit(&part->ranges, memory_order_acquire))
+	ranges = atomic_load_explicit(&part->ranges, memory_order_acquire);
+	if (!ranges)
 		return -EAGAIN;
 	result = copy_prepare(&job);
-	if (!result &&
-		atomic_load_explicit(&part->ranges, memory_order_relaxed) < job.first + job.count)
+	if (!result && ranges < job.first + job.count)
 		result = -EAGAIN;
 	if (!result)
 		result = copy_ranges(&job);
 	return result == SKEP_STATUS_ECHECKSUM ? -ESTALE : result;
 }
 
-int64_t skep_load_copy(struct skep *session, const struct skep_load_copy *copy)
+static int load_copy(struct skep *session, const struct skep_load_copy *of)
 {
-	uint64_t sums[SKEP_RANGES_MAX];
-	struct skep_load_copy mine;
-	int64_t result = session_enter(session);
+	struct skep_copy copy = {.space = of->space,
+		.part = of->part,
+		.first_range = of->first_range,
+		.range_count = of->range_count,
+		.to_count = of->pieces ? of->pieces : 1};
+	int64_t result = 0;
+	uint32_t done = 0;
 
-	if (result)
-		return result;
-	result = copy ? struct_take(&mine, copy, sizeof(mine)) : -EINVAL;
-	if (!result &&
-		(!mine.space || mine.space->session != session || (mine.to_count && !mine.to)))
-		result = -EINVAL;
-	if (!result)
-		result = load_copy(session, &mine, sums);
+	while (done < of->count && result >= 0) {
+		copy.to = of->to + (size_t)done * copy.to_count;
+		result = load_copy_one(session, &copy, of->handle, of->block + done);
+		done += result >= 0;
+	}
+	return done ? (int)done : (int)result;
+}
+
+int skep_load_copy(struct skep *session, const struct skep_load_copy *copy)
+{
+	struct skep_load_copy mine;
+	int status = session_enter(session);
+
+	if (status)
+		return status;
+	status = copy ? struct_take(&mine, copy, sizeof(mine)) : -EINVAL;
+	if (!status && (!mine.space || mine.space->session != session || !mine.to || !mine.count))
+		status = -EINVAL;
+	if (!status)
+		status = load_copy(session, &mine);
 	session_exit(session);
-	return result;
+	return status;
 }
 
 /* --------------------------------------------------------------------------------------- sums */

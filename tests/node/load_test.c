@@ -154,28 +154,28 @@ static void loads_complete_once(struct user *user, struct skep_queue *queue)
 static uint32_t ranges_copy(
 	struct user *user, const struct flight *flight, uint32_t first, uint32_t end)
 {
-	static uint8_t bytes[PART_BYTES];
+	static uint8_t bytes[BLOCKS][PART_BYTES];
 	const size_t share = PART_BYTES / RANGES;
-	struct iovec to = {bytes, (end - first) * share};
+	struct payload_range range = {first * share, (end - first) * share};
+	struct iovec to[BLOCKS];
 	int blocks = skep_load_reach(user->session, flight->load.handle, end);
+	struct skep_load_copy copy = {.struct_bytes = sizeof(copy),
+		.space = user->space,
+		.handle = flight->load.handle,
+		.count = (uint32_t)blocks,
+		.first_range = first,
+		.range_count = end - first,
+		.to = to};
 
 	REQUIRE(blocks >= 0 && blocks <= BLOCKS);
-	for (uint32_t i = 0; i < (uint32_t)blocks; i++) {
-		struct payload payload = story_payload(&flight->story, i, 0);
-		struct skep_load_copy copy = {.struct_bytes = sizeof(copy),
-			.space = user->space,
-			.handle = flight->load.handle,
-			.block = i,
-			.first_range = first,
-			.range_count = end - first,
-			.to = &to,
-			.to_count = 1};
-
-		memset(bytes, 0, to.iov_len);
-		REQUIRE_EQ(skep_load_copy(user->session, &copy), (int64_t)to.iov_len);
-		REQUIRE(payload_check(payload, (struct payload_range){first * share, to.iov_len},
-				bytes) == PAYLOAD_RIGHT);
-	}
+	memset(bytes, 0, sizeof(bytes));
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		to[i] = (struct iovec){bytes[i], range.bytes};
+	if (blocks)
+		REQUIRE_EQ(skep_load_copy(user->session, &copy), blocks);
+	for (uint32_t i = 0; i < (uint32_t)blocks; i++)
+		REQUIRE(payload_check(story_payload(&flight->story, i, 0), range, bytes[i]) ==
+			PAYLOAD_RIGHT);
 	return (uint32_t)blocks;
 }
 

@@ -11,7 +11,7 @@ import skep
 from harness import BLOCK_TOKENS, PART_BYTES, WAIT_S, WithDaemon, bytes_of, space_of, until
 from skep import aio
 
-BLOCKS, STORIES = 16, 60
+BLOCKS, STORIES, RANGES = 16, 60, 4
 
 
 class WithSsd(WithDaemon):
@@ -72,6 +72,24 @@ class Loads(WithSsd):
             with self.refused(-errno.ENOENT) as caught:
                 skep.errors.check(load._end(), "again")
             self.assertEqual(caught.exception.name, "ENOENT")
+
+    def test_in_steps(self):
+        story, chain = self.next_story()
+        layer = PART_BYTES // RANGES
+        wanted, got = bytes_of(story, BLOCKS), bytearray(BLOCKS * layer)
+        with self.session.queue() as queue:
+            load = self.session.load_begin(chain, queue, timeout=10, step_ranges=1)
+            for i in range(RANGES):
+                until(lambda: load.reach(i + 1) == BLOCKS, f"range {i}")
+                self.assertEqual(
+                    load.copy_into(self.space, got, BLOCKS, first_range=i, range_count=1), BLOCKS)
+                for block in range(BLOCKS):
+                    at = block * PART_BYTES + i * layer
+                    self.assertEqual(got[block * layer:(block + 1) * layer],
+                                     wanted[at:at + layer])
+            until(queue.take, "the event")
+            self.right(load.end(), story)
+            self.assertEqual(load.reach(1), -errno.ENOENT)
 
     def test_cancelled(self):
         _, chain = self.next_story()

@@ -579,38 +579,41 @@ SKEP_API int skep_load_end(struct skep *session, struct skep_load *load);
 SKEP_API int skep_load_reach(struct skep *session, uint64_t handle, uint32_t ranges);
 
 /**
- * struct skep_load_copy - ranges of a block that is being loaded in steps
+ * struct skep_load_copy - ranges of blocks that are being loaded in steps
  * @struct_bytes: sizeof(struct skep_load_copy)
  * @space: the space of the load's chain
  * @handle: of a load with a queue that has not been ended
- * @block: index in the run, 0 = the load's first one
+ * @block: index in the run of the first block wanted, 0 = the load's first one
+ * @count: blocks
  * @part: part number
  * @first_range: first range wanted
  * @range_count: ranges, 0 = to the end
- * @to: where to; the pieces are filled in order
- * @to_count: pieces
+ * @to: where to: @pieces for each block in turn, filled in order
+ * @pieces: of each block; 0 = 1
  */
 struct skep_load_copy {
 	size_t struct_bytes;
 	struct skep_space *space;
 	uint64_t handle;
 	uint32_t block;
+	uint32_t count;
 	uint32_t part;
 	uint32_t first_range;
 	uint32_t range_count;
+	uint32_t pieces;
 	const struct iovec *to;
-	unsigned to_count;
 };
 
 /**
- * skep_load_copy() - copy ranges out before their block is whole, and verify them on the way
+ * skep_load_copy() - copy ranges out before their blocks are whole, and verify them on the way
  * @session: the session
  * @copy: what
- * Return: bytes copied; -EAGAIN (they are not there yet), -ESTALE (the block was removed meanwhile:
- * what was written to @to is not to be used), -ENOENT (no such load), -ERANGE, -EMSGSIZE (@to is
- * too small), -EINVAL (not a block of @space), SKEP_EDOWN.
+ * Return: blocks that were copied, from the first on; where there is none, why: -EAGAIN (its ranges
+ * are not there yet), -ESTALE (it was removed meanwhile: what was written to @to is not to be
+ * used), -ENOENT (no such load), -ERANGE, -EMSGSIZE (@to is too small), -EINVAL (not a block of
+ * @space), SKEP_EDOWN.
  */
-SKEP_API int64_t skep_load_copy(struct skep *session, const struct skep_load_copy *copy);
+SKEP_API int skep_load_copy(struct skep *session, const struct skep_load_copy *copy);
 
 /**
  * skep_load_cancel() - ask for no more of a load or a prefetch

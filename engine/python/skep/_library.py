@@ -38,6 +38,8 @@ _CALLS = {
     "skep_load": (c_int, (_P, _P)),
     "skep_load_end": (c_int, (_P, _P)),
     "skep_load_cancel": (c_int, (_P, c_uint64)),
+    "skep_load_reach": (c_int, (_P, c_uint64, c_uint32)),
+    "skep_load_copy": (c_int, (_P, _P)),
     "skep_views": (c_int, (_P, c_uint32, _P, _P, c_uint)),
     "skep_copies": (c_int, (_P, _P, _P, c_uint)),
     "skep_put": (c_int, (_P, _P)),

@@ -58,7 +58,14 @@ class Load(ctypes.Structure):
                 ("count", c_uint32), ("refs", c_void_p), ("refs_max", c_uint32),
                 ("loaded", c_uint32), ("deadline_ns", c_uint64), ("reason", c_uint32),
                 ("pin", Pin), ("flags", c_uint32), ("queue", c_void_p), ("user", c_uint64),
-                ("handle", c_uint64)]
+                ("handle", c_uint64), ("step_ranges", c_uint32)]
+
+
+class LoadCopy(ctypes.Structure):
+    _fields_ = [("struct_bytes", c_size_t), ("space", c_void_p), ("handle", c_uint64),
+                ("block", c_uint32), ("count", c_uint32), ("part", c_uint32),
+                ("first_range", c_uint32), ("range_count", c_uint32), ("pieces", c_uint32),
+                ("to", c_void_p)]
 
 
 class View(ctypes.Structure):
@@ -153,7 +160,8 @@ class GpuLoad(ctypes.Structure):
 C_NAMES = {
     "skep_open_options": OpenOptions, "skep_part_layout": PartLayout,
     "skep_space_options": SpaceOptions, "skep_keys": Keys, "skep_ref": Ref, "skep_pin": Pin,
-    "skep_match": Match, "skep_load": Load, "skep_view": View, "skep_copy": Copy,
+    "skep_match": Match, "skep_load": Load,
+    "skep_load_copy": LoadCopy, "skep_view": View, "skep_copy": Copy,
     "skep_frame": Frame, "skep_reserve": Reserve, "skep_commit": Commit, "skep_put": Put,
     "skep_wait": Wait, "skep_explanation": Explanation, "skep_stats": Stats,
     "skep_event": Event, "skep_gpu_options": GpuOptions, "skep_gpu_tensors": GpuTensors,

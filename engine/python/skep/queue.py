@@ -6,7 +6,7 @@ from typing import Any, List, NamedTuple, Optional
 
 from . import _structs as c
 from ._library import lib
-from ._memory import fresh_bytes
+from ._memory import Borrowed, address_of, fresh_bytes
 from ._time import deadline
 from .errors import Error, check, check_passing, reason_text
 from .run import REF_BYTES, Pin, Refs, Run, passed_word
@@ -94,6 +94,24 @@ class Load:
     def _end(self) -> int:
         return lib.skep_load_end(self.session.enter(), ctypes.byref(self._request))
 
+    def reach(self, ranges: int) -> int:
+        """In steps: leading blocks of which the first @ranges ranges (layers) are there."""
+        return check_passing(lib.skep_load_reach(self.session.enter(), self._request.handle,
+                                                 ranges), "skep_load_reach")
+
+    def copy_into(self, space: Any, buffers: Any, blocks: int, part: int = 0, *,
+                  first_range: int = 0, range_count: int = 0) -> int:
+        """In steps: ranges of the leading @blocks, copied and verified before these are whole.
+        How many were copied, or a negative status: -EAGAIN the first is not there yet, -ESTALE it
+        was removed. buffers as of Session.copy()."""
+        with Borrowed() as held:
+            words, pieces = held.pieces(buffers, blocks, writable=True)
+            copy = c.made(c.LoadCopy, space=space.enter(), handle=self._request.handle,
+                          count=blocks, part=part, first_range=first_range,
+                          range_count=range_count, to=address_of(words), pieces=pieces)
+            return check_passing(lib.skep_load_copy(self.session.enter(), ctypes.byref(copy)),
+                                 "skep_load_copy")
+
     def cancel(self) -> None:
         """Asks for no more of it. The event of a load comes at once; then end() as ever."""
         check_passing(lib.skep_load_cancel(self.session.enter(), self._request.handle),
@@ -124,10 +142,10 @@ def load(session: Any, chain: Any, first: int, count: int, timeout: Optional[flo
 
 
 def load_begin(session: Any, chain: Any, queue: Queue, user: int, first: int, count: int,
-               timeout: Optional[float]) -> Load:
+               timeout: Optional[float], step_ranges: int = 0) -> Load:
     """Session.load_begin()."""
     request, refs = _request(chain, first, count, timeout)
-    request.queue, request.user = queue.enter(), user
+    request.queue, request.user, request.step_ranges = queue.enter(), user, step_ranges
     check(lib.skep_load(session.enter(), ctypes.byref(request)), "skep_load")
     begun = Load(session, request, refs, queue)
     queue.loads[request.handle] = begun

@@ -196,9 +196,12 @@ class Session:
         return _queue.load(self, chain, first, count, timeout)
 
     def load_begin(self, chain: Chain, queue: _queue.Queue, *, user: int = 0, first: int = 0,
-                   count: int = 0, timeout: Optional[float] = 1.0) -> _queue.Load:
-        """load() that completes on a queue, with @user; then Load.end() gives the run."""
-        return _queue.load_begin(self, chain, queue, user, first, count, timeout)
+                   count: int = 0, timeout: Optional[float] = 1.0,
+                   step_ranges: int = 0) -> _queue.Load:
+        """load() that completes on a queue, with @user; then Load.end() gives the run.
+        step_ranges: bring so many ranges (layers) of all blocks at a time; Load.reach() tells
+        how far it is, and Load.copy_into() gives ranges of blocks that are not whole."""
+        return _queue.load_begin(self, chain, queue, user, first, count, timeout, step_ranges)
 
     def prefetch(self, chain: Chain, *, first: int = 0, count: int = 0,
                  timeout: Optional[float] = 10.0) -> _queue.Load:
