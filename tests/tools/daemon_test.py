@@ -615,12 +615,25 @@ def the_ssd_is_looked_at_without_a_daemon(folder):
     require("not sound" in said and ": block " in said, f"changed bytes are found: {said}")
 
 
+def the_doctor_is_called(_):
+    """skep doctor is the Python package's: what is called, and what is said where it cannot be."""
+    def doctor(python):
+        return subprocess.run([SKEP, "--socket", "/s", "--json", "doctor", "--engine", "vllm"],
+                              capture_output=True, text=True, timeout=WAIT_S, check=False,
+                              env=dict(os.environ, SKEP_PYTHON=python))
+    done = doctor("/bin/echo")
+    require(done.stdout == "-m skep doctor --socket /s --json --engine vllm\n", done.stdout)
+    done = doctor("/no/python")
+    require(done.returncode == 2 and "SKEP_PYTHON" in done.stderr, done.stderr)
+
+
 CASES = (looks, blocks_live_and_go, a_chain_is_explained_and_steered, replayed_blocks_are_shown,
          a_smaller_quota_is_evicted_down_to, exits_are_as_documented,
          the_second_daemon_is_refused, settings_reload, a_realm_sees_itself, the_http_page_serves,
          systemd_is_told, ids_last_over_a_restart, an_exact_count_of_frames_fits,
          the_parent_takes_it_along, checks_say_what_to_do, a_flood_of_commands_is_cut,
-         logs_are_json, the_ssd_is_verified, the_ssd_is_looked_at_without_a_daemon)
+         logs_are_json, the_ssd_is_verified, the_ssd_is_looked_at_without_a_daemon,
+         the_doctor_is_called)
 
 
 def run(case):

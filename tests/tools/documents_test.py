@@ -68,7 +68,7 @@ def skep_faults():
     for command in commands:
         if f".It Ic {command}" not in page:
             faults.append(f"skep(1) has no command {command}")
-        if command not in ("replay", "bench"):
+        if command not in ("replay", "bench", "doctor"):
             flags |= set(flags_in(said(SKEP, "help", command)))
     faults += [f"skep(1) has no --{flag}" for flag in flags if flag not in man_flags(page)]
     faults += [f"skep(1): --{flag} is no flag" for flag in man_flags(page) if flag not in flags]

@@ -41,7 +41,8 @@
 /* Commands with a main of their own, int NAME_main(int argc, char **argv), where they are built. */
 #define SKEP_PROGRAM_TABLE(X)                                                                      \
 	X(replay, "[TRACE] [--help]", "replay a trace of chats and compare with what is possible") \
-	X(bench, "match|local|ssd [--help]", "measure beside the machine's own ceiling")
+	X(bench, "match|local|ssd [--help]", "measure beside the machine's own ceiling")           \
+	X(doctor, "[--engine NAME] [--help]", "look from an engine's side: what is in its way")
 
 /* X(command, name, argument, help): `any` stands for every command; an argument of "" takes none.
  */

@@ -23,8 +23,8 @@ _skep()
 		esac
 	done
 	case $command in
-	"") words="status top realms spaces sessions show tree where explain pin unpin evict purge verify fsck unfence selftest config check metrics completion version help replay bench --version" ;;
-	help) words="status top realms spaces sessions show tree where explain pin unpin evict purge verify fsck unfence selftest config check metrics completion version help replay bench" ;;
+	"") words="status top realms spaces sessions show tree where explain pin unpin evict purge verify fsck unfence selftest config check metrics completion version help replay bench doctor --version" ;;
+	help) words="status top realms spaces sessions show tree where explain pin unpin evict purge verify fsck unfence selftest config check metrics completion version help replay bench doctor" ;;
 	status) words="" ;;
 	top) words=" --interval --once" ;;
 	realms) words="" ;;
@@ -49,6 +49,7 @@ _skep()
 	version) words="" ;;
 	replay) words=" --payload-bytes --dram-blocks --ssd-blocks --ssd-path --clients --speed --requests --socket --seed --json --help" ;;
 	bench) words="match local ssd --blocks --block-tokens --index-blocks --interleaved --batch --turnover --matches --block-bytes --clients --walk-bytes --put-bytes --gets --rounds --ssd-bytes --dram-bytes --sessions --run-bytes --seconds --loads --seed --json --help --ssd-path" ;;
+	doctor) words="" ;;
 	esac
 	[[ $command == replay || $command == bench ]] || words+=" --socket --realm --token-file --json --help"
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")

@@ -33,6 +33,7 @@ static const struct {
 #ifdef SKEP_TOOL_BENCH
 	{"bench", bench_main},
 #endif
+	{"doctor", doctor_main},
 	{NULL, NULL},
 };
 
