@@ -124,6 +124,8 @@ int node_ssd_recover(struct node *node, char *why, size_t why_bytes)
 	for (unsigned i = 0; i < keeper->realm_count && status == 0; i++)
 		status = realm_recover(keeper->realms[i], found, count);
 	ssd_recover_end(keeper->ssd);
+	for (unsigned i = 0; i < keeper->realm_count && status == 0; i++)
+		ssd_realm_fit(keeper->realms[i]);
 	node_ledger_recovered(node, (uint64_t)count);
 	memory_trim();
 	if (status < 0)

@@ -274,3 +274,56 @@ int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_
 	chains_destroy(&r.chains);
 	return 0;
 }
+
+/* ------------------------------------------------------------------------- without a ledger */
+
+/* Units of blocks in each segment; NULL: no memory. Where the record of a space is: UINT32_MAX. */
+static uint32_t *segment_units_live(const struct realm *realm, uint32_t segments)
+{
+	uint32_t each = realm->ssd.segment_units;
+	uint32_t *live = memory_calloc(segments, sizeof(*live));
+
+	for (uint32_t slot = 0; live && slot < realm->index.head->slot_count; slot++)
+		if (slot_on_ssd(realm, slot))
+			live[realm->index.ssd_at[slot] / each] +=
+				ssd_block_units((struct realm *)(uintptr_t)realm, slot);
+	for (unsigned i = 0; live && i < INDEX_SPACES_MAX; i++)
+		if (realm->spaces[i].used && realm->spaces[i].ssd_at != SSD_NONE)
+			live[realm->spaces[i].ssd_at / each] = UINT32_MAX;
+	return live;
+}
+
+/* Removes the blocks of the segment that has the fewest. Return: blocks; 0: there is none. */
+static uint64_t segment_clear(struct realm *realm, uint32_t segments)
+{
+	uint32_t each = realm->ssd.segment_units, best = NONE32;
+	uint32_t *live = segment_units_live(realm, segments);
+	uint64_t removed = 0;
+
+	for (uint32_t i = 0; live && i < segments; i++)
+		if (live[i] && live[i] != UINT32_MAX && (best == NONE32 || live[i] < live[best]))
+			best = i;
+	memory_free(live);
+	for (uint32_t slot = 0; best != NONE32 && slot < realm->index.head->slot_count; slot++)
+		if (slot_on_ssd(realm, slot) && realm->index.ssd_at[slot] / each == best)
+			removed += remove_subtree(realm, slot, SKEP_REASON_EVICTED);
+	return removed;
+}
+
+void ssd_realm_fit(struct realm *realm)
+{
+	struct ssd_status ssd;
+	uint64_t removed = 0, more = 1;
+
+	if (!realm->ssd.log)
+		return;
+	ssd_status_get(realm->keeper->ssd, &ssd);
+	while (more && ssd_log_crowded(realm->ssd.log))
+		removed += more = segment_clear(realm, ssd.segments);
+	if (removed)
+		log_warn("ssd",
+			"realm %s: %llu blocks are evicted: without a manifest dead ones came "
+			"back, and "
+			"left no room",
+			realm->name, (unsigned long long)removed);
+}

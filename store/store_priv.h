@@ -627,6 +627,8 @@ static inline bool space_written(const struct space *space)
 }
 /* Takes in what the log's tables hold (recover.c); before any session. */
 int ssd_realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count);
+/* After ssd_recover_end(): evicts what leaves no room to go on, where that can be. */
+void ssd_realm_fit(struct realm *realm);
 /* The same where the realm was taken over: its blocks know their records (rejoin.c). The second
  * part, when the log may be used, deals with what was not found. */
 int ssd_realm_rejoin(struct realm *realm, const struct ssd_found *found, int64_t count);

@@ -89,9 +89,14 @@ static int table_forge(
 	return end - (int)units;
 }
 
+static int fuzz_flush(struct ssd_io *io, unsigned device)
+{
+	return io->device_count > device ? 0 : -EIO;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-	static const struct ssd_io_ops ops = {.read_now = fuzz_read};
+	static const struct ssd_io_ops ops = {.read_now = fuzz_read, .flush_now = fuzz_flush};
 	static struct ssd_segment segments[SEGMENTS];
 	static struct ssd_log log;
 	static struct ssd ssd;

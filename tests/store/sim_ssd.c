@@ -110,6 +110,8 @@ int sim_ssd_recover(struct sim *sim)
 	for (unsigned i = 0; i < sim->keeper->realm_count && status == 0; i++)
 		status = ssd_realm_recover(sim->realms[i], found, count);
 	ssd_recover_end(sim->keeper->ssd);
+	for (unsigned i = 0; i < sim->keeper->realm_count && status == 0; i++)
+		ssd_realm_fit(sim->realms[i]);
 	return status;
 }
 

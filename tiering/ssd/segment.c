@@ -37,6 +37,11 @@ uint32_t ssd_log_free(const struct ssd_log *log)
 	return log->held < log->quota_now ? log->quota_now - log->held : 0;
 }
 
+bool ssd_log_crowded(const struct ssd_log *log)
+{
+	return !log->ssd->has_ledger && ssd_log_free(log) < SSD_RESERVE_MOVES;
+}
+
 /* Of what has failed the logs bear their share, so that none takes what is another's. */
 void ssd_quotas_set(struct ssd *ssd)
 {

@@ -252,6 +252,10 @@ int ssd_device_unfence(struct ssd *ssd, unsigned device);
 
 /* -------------------------------------------------------------------------------- insight */
 
+/* Are there too few free segments for reclaim to begin? After ssd_recover_end(): without a ledger
+ * segments that had been free may come back with records in them. */
+bool ssd_log_crowded(const struct ssd_log *log);
+
 struct ssd_log_status {
 	char name[SSD_NAME_MAX];
 	uint64_t bytes, live_bytes, live_max;
