@@ -80,7 +80,7 @@ endif()
 set(SKEP_TEST_ENVIRONMENT
 	"ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0"
 	"UBSAN_OPTIONS=print_stacktrace=1"
-	"TSAN_OPTIONS=second_deadlock_stack=1")
+	"TSAN_OPTIONS=second_deadlock_stack=1:suppressions=${CMAKE_CURRENT_LIST_DIR}/tsan.supp")
 set(SKEP_TEST_SLOWER 1)
 if(SKEP_SANITIZE MATCHES "thread")
 	set(SKEP_TEST_SLOWER 4)

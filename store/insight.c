@@ -74,7 +74,8 @@ static int explain_read(const struct session *session, const struct submission *
 
 int explain_submit(struct session *session, const struct submission *message)
 {
-	static _Alignas(8) uint8_t
+	/* Of the keeper's thread: a process may have several nodes. */
+	static _Thread_local _Alignas(8) uint8_t
 		copy[INDEX_BLOCK_TOKENS_MAX * 4 + INDEX_KEY_BYTES_MAX + INDEX_EXTRA_BYTES_MAX];
 	struct realm *realm = session->realm;
 	uint32_t space = message->u.reserve.space, slot;

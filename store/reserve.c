@@ -315,7 +315,7 @@ static int reserving_open(struct reserving *job)
 /* Return: blocks answered, or negative: -EAGAIN (no room for even one), … */
 static int reserve_try(struct session *session, const struct submission *message)
 {
-	static struct reserving job; /* 68 KiB; the keeper is one thread */
+	static _Thread_local struct reserving job; /* 68 KiB, of the keeper's thread */
 	struct block_id parent_id;
 	uint32_t done = 0;
 	int64_t slot = 0;

@@ -152,7 +152,7 @@ static void write_done(struct ssd_put *put, int status)
 	}
 }
 
-static _Alignas(8) uint8_t label_room[SSD_LABEL_MAX]; /* the keeper is one thread */
+static _Thread_local _Alignas(8) uint8_t label_room[SSD_LABEL_MAX]; /* of the keeper's thread */
 
 void space_record_drop(struct realm *realm, uint32_t index)
 {

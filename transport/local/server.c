@@ -421,7 +421,7 @@ static void socket_ready(struct loop_watch *watch, uint32_t events)
 {
 	struct local_link *link = list_item(watch, struct local_link, socket);
 	/* Aligned for the structs that are copied or read out of it. */
-	static _Alignas(16) char message[WIRE_MESSAGE_MAX];
+	static _Thread_local _Alignas(16) char message[WIRE_MESSAGE_MAX];
 
 	if (link->text && events & LOOP_WRITABLE)
 		link_text_send(link);
