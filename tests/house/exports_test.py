@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shared library exports what its public header declares, and needs no other library than named.
+"""A shared library exports what its public headers declare, and needs no other library than named.
 
-    exports_test.py CC INCLUDE HEADER LIBRARY NEEDED…
+    exports_test.py CC INCLUDE HEADER[,HEADER…] LIBRARY NEEDED…
 """
 import os
 import re
@@ -98,13 +98,13 @@ def self_check(cc):
 
 
 def main():
-    cc, include, header, library = sys.argv[1:5]
+    cc, include, headers, library = sys.argv[1:5]
     self_check(cc)
-    wanted = declared(cc, include, header)
+    each = {header: declared(cc, include, header) for header in headers.split(",")}
+    wanted = set().union(*each.values())
     faults = [f"{os.path.basename(library)} {fault}"
               for fault in faults_of(library, wanted, sys.argv[5:])]
-    if not wanted:
-        faults.append(f"no declaration was found in {header}")
+    faults += [f"no declaration was found in {header}" for header in each if not each[header]]
     source.finish(os.path.basename(library), f"{len(wanted)} declarations", faults)
 
 
