@@ -29,15 +29,18 @@ def quiet():
 def main():
     python = os.environ.get("SKEP_DOORS_PYTHON", "")
     if not os.access(python, os.X_OK):
-        reason = os.environ.get("SKEP_DOORS_REASON", "SKEP_DOORS_PYTHON names no Python")
-        print(f"skip: no engines to test with: {reason} (./dev doors makes the environment)")
+        reason = os.environ.get("SKEP_DOORS_REASON", f"SKEP_DOORS_PYTHON is '{python}'")
+        print(f"skip: no engines to ask: {reason} (./dev doors installs them)")
         return SKIPPED
-    # What is compiled on first use stays beside the environment, and nothing is asked for by net.
+    # What is compiled on first use stays in the environment (without its bytecode each run compiles
+    # the engines' 10,000 modules anew), and nothing is asked for by net.
     home = os.path.dirname(os.path.dirname(os.path.abspath(python)))
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(home, "extensions"))
-    os.environ.update({"HF_HUB_OFFLINE": "1", "LMCACHE_TRACK_USAGE": "false",
+    os.environ.update({"TORCH_EXTENSIONS_DIR": os.path.join(home, "extensions"),
+                       "PYTHONPYCACHEPREFIX": os.path.join(home, "pycache"),
+                       "HF_HUB_OFFLINE": "1", "LMCACHE_TRACK_USAGE": "false",
                        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"})
-    os.execv(python, [python, "-B", *sys.argv[1:]])
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.execv(python, [python, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
