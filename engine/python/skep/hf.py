@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .errors import ECHECKSUM, EPARENT, EPENDING, PASSING, Error
 from .put import range_sums
-from .run import Refs, passed_word
+from .run import Refs, Run, passed_word
 from .session import Explanation, Session
 from .space import Chain, Space
 from .tensors import Device, Plan, Tensors
@@ -325,7 +325,19 @@ class PrefixCache:
             layers = self.geometry.empty(run.count * self.block_tokens)
             with closing(self._plan(layers, run.count)) as plan:
                 blocks, reason = _fill(plan, run.refs, self.block_tokens, end)
-            return layers, blocks, reason or run.reason
+            return layers, blocks, reason or self._why_short(run, chain, end)
+
+    def _why_short(self, run: Run, chain: Chain, end: float) -> str:
+        """Why a run is not the whole chain; a load that came short does not say."""
+        if run.reason != "none" or run.count == len(chain):
+            return run.reason
+        try:
+            reason = self.session.explain(chain, timeout=self.timeout).reason
+        except Error as error:
+            return passed_word(error.status)
+        if reason != "none":
+            return reason
+        return "absent" if _left(end) else "deadline"
 
     def _plan(self, layers: list, blocks: int) -> Plan:
         keys = layers[0][0]
