@@ -118,9 +118,8 @@ def report(said):
                                         f"{ms(saved['save_s'])}, answers and ends"),
         (f"process {whole['process']}",
          f"{whole['had']} of {PROMPT} prompt tokens come from skep"),
-        ("", f"first token after {ms(waited(whole))}: {ms(whole['restore_s'])} to restore, the rest "
-             "to compute"),
-        ("", f"{bare['prefill_s'] / waited(whole):.1f} times as fast"),
+        ("", f"first token after {ms(waited(whole))}, {ms(whole['restore_s'])} of it to restore: "
+             f"{bare['prefill_s'] / waited(whole):.1f} times as fast"),
         ("a byte is flipped",
          f"in block {DAMAGED_BLOCK}, where it lies in the pool: a plain write"),
         ("", "through a client's mapping, of which skep is not told"),
@@ -130,8 +129,8 @@ def report(said):
         ("", f"first token after {ms(waited(damaged))}; {damaged['saved']} blocks put again"),
         ("once more", f"{healed['had']} tokens come from skep"),
     )
-    print(f"\na Llama of random weights (4 layers, fp32, one thread), a prompt of {PROMPT} tokens, "
-          f"{ANSWER} more:\n")
+    print("\na Llama of random weights (4 layers, fp32, one thread), "
+          f"a prompt of {PROMPT} tokens, {ANSWER} more:\n")
     for what, text in rows:
         print(f"  {what:<20}{text}")
     if not said["faults"]:

@@ -5,9 +5,11 @@ $SKEPD, $SKEP, $SKEP_LIBRARY and PYTHONPATH are set by ctest.
 """
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 import unittest
@@ -174,7 +176,8 @@ class Prefixes(Door):
         # So it is where the head leaves between the look and the put.
         self.prefixes.space.purge()
         chain, cache = self.prefixes.chain(prompt), self.computed(prompt)
-        plan = self.prefixes._plan([(each.keys, each.values) for each in cache.layers], 4)
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        plan = self.prefixes._plan(chain.space, layers, 4)
         self.assertEqual(hf._drain(plan, chain, 2, time.monotonic() + WAIT_S),
                          hf.Saved(4, "none"))
         plan.close()
@@ -268,7 +271,7 @@ class OtherModels(Door):
 
 
 class DaemonAway(Door):
-    def test_absent_then_there(self):
+    def test_absent_from_the_beginning(self):
         prompt = prompt_of(70, 40)
         with tempfile.TemporaryDirectory() as folder:
             absent = self.session_at(os.path.join(folder, "socket"))
@@ -297,6 +300,42 @@ class DaemonAway(Door):
         until(lambda: prefixes.restore(prompt).reason != "daemon_down", "the space is there again")
         self.assertGreater(self.generates(prompt, 0, "absent", prefixes).blocks, 0)
         self.generates(prompt, 64, "none", prefixes)
+
+
+    def test_killed_at_any_moment(self):
+        daemon = doors.Daemon()
+        self.addCleanup(daemon.end)
+        prefixes = self.opened(session=self.session_at(daemon.socket), timeout=2)
+        prompts = [prompt_of(200, 43 + i) for i in range(4)]
+        right = [self.bare(prompt) for prompt in prompts]
+        for delay in (0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1):
+            until(lambda: prefixes.session.attached, "the session connects again")
+            prefixes.generate(prompts[0], **GREEDY)
+            killer = threading.Timer(delay, daemon.process.kill)
+            killer.start()
+            for prompt, answer in zip(prompts, right):
+                made = prefixes.generate(prompt, **GREEDY)
+                self.assertEqual(answer_of(made.output, prompt), answer, f"after {delay} s")
+            killer.join()
+            daemon.kill()
+            daemon.start()
+
+    def test_stopped_it_costs_the_timeout_and_no_more(self):
+        daemon = doors.Daemon()
+        self.addCleanup(daemon.end)
+        session, prompt = self.session_at(daemon.socket), prompt_of(64, 48)
+        prefixes = self.opened(session=session, timeout=0.5)
+        self.generates(prompt, 0, "absent", prefixes)
+        daemon.process.send_signal(signal.SIGSTOP)
+        longer = torch.cat((prompt, prompt_of(40, 49)))
+        got = prefixes.restore(longer)
+        self.assertEqual(got.tokens, 64)
+        cache, began = self.computed(longer), time.monotonic()
+        saved = prefixes.save(longer, cache)
+        self.assertEqual(saved.blocks, 0)
+        self.assertIn(saved.reason, ("deadline", "daemon_down", "busy"))
+        self.assertLess(time.monotonic() - began, 20)
+        daemon.process.send_signal(signal.SIGCONT)
 
 
 class OnSsd(Door):
@@ -400,7 +439,8 @@ class Refused(Door):
         for option, value in (("num_beams", 2), ("cache_implementation", "quantized"),
                               ("use_cache", False), ("num_return_sequences", 2),
                               ("attention_mask", mask), ("pixel_values", torch.zeros(1)),
-                              ("past_key_values", None)):
+                              ("past_key_values", None), ("prefill_chunk_size", 16),
+                              ("assistant_model", self.model), ("prompt_lookup_num_tokens", 3)):
             with self.subTest(option), self.refused(option):
                 self.prefixes.generate(prompt, **{option: value})
 

@@ -154,6 +154,8 @@ def check_model(model: Any) -> None:
         raise Unsupported("an encoder-decoder model: its KV is not of the tokens alone")
     if getattr(config, "kv_lora_rank", None):
         raise Unsupported("multi-head latent attention (kv_lora_rank)")
+    if getattr(config, "v_head_dim", None) not in (None, getattr(config, "head_dim", None)):
+        raise Unsupported("values of another head size than keys (v_head_dim)")
     for index, layer in enumerate(DynamicCache(config=model.config).layers):
         _check_layer(index, layer)
     kind = _rope_of_length(getattr(config, "rope_parameters", None))
@@ -246,9 +248,11 @@ class PrefixCache:
         self.geometry = Geometry.of(model)
         self._name = config._name_or_path or type(model).__name__ if name is None else name
         self._revision = getattr(config, "_commit_hash", None) if revision is None else revision
-        self._weights = weights
+        self._watched = weights is None
+        self._weights = weights or ""
         self._mark: Optional[tuple] = None
         self._space: Optional[Space] = None
+        self._look_at_weights()
         self._device = Device(session, "host")
 
     def close(self) -> None:
@@ -267,16 +271,21 @@ class PrefixCache:
     @property
     def space(self) -> Space:
         """The space of the model as it is now. Error where the daemon is away."""
-        mark = _weights_mark(self.model) if self._weights is None else None
-        if self._space is None or mark != self._mark:
-            self._drop_space()
+        self._look_at_weights()
+        if self._space is None:
             self._space = self._open_space()
-            self._mark = mark
         return self._space
 
+    def _look_at_weights(self) -> None:
+        """Weights that are others now have another space."""
+        mark = _weights_mark(self.model) if self._watched else None
+        if mark != self._mark:
+            self._drop_space()
+            self._weights = weights_digest(self.model)
+            self._mark = mark
+
     def _open_space(self) -> Space:
-        weights = self._weights if self._weights is not None else weights_digest(self.model)
-        fields = space_fields(self.model, self._name, self._revision or "", weights)
+        fields = space_fields(self.model, self._name, self._revision or "", self._weights)
         # Models that differ have spaces beside each other; explain tells in what they do.
         whole = json.dumps([fields, self.block_tokens], sort_keys=True)
         part = self.geometry.tensors(self.block_tokens).part()
@@ -323,7 +332,7 @@ class PrefixCache:
             if not run:
                 return [], 0, run.reason
             layers = self.geometry.empty(run.count * self.block_tokens)
-            with closing(self._plan(layers, run.count)) as plan:
+            with closing(self._plan(chain.space, layers, run.count)) as plan:
                 blocks, reason = _fill(plan, run.refs, self.block_tokens, end)
             return layers, blocks, reason or self._why_short(run, chain, end)
 
@@ -339,14 +348,14 @@ class PrefixCache:
             return reason
         return "absent" if _left(end) else "deadline"
 
-    def _plan(self, layers: list, blocks: int) -> Plan:
+    def _plan(self, space: Space, layers: list, blocks: int) -> Plan:
         keys = layers[0][0]
         size = keys.element_size()
         tensors = self.geometry.tensors(
             self.block_tokens, bases=[tensor.data_ptr() for pair in layers for tensor in pair],
             token_stride=keys.stride(2) * size, head_stride=keys.stride(1) * size,
             page_tokens=keys.shape[2], page_count=1, blocks_max=min(blocks, _JOB_BLOCKS), jobs=1)
-        return Plan(self._device, self.space, tensors)
+        return Plan(self._device, space, tensors)
 
     # ---- putting
 
@@ -371,7 +380,7 @@ class PrefixCache:
         if not missing:
             return Saved(0, "none")
         layers = _alike([(layer.keys, layer.values) for layer in cache.layers])
-        with closing(self._plan(layers, len(chain))) as plan:
+        with closing(self._plan(chain.space, layers, len(chain))) as plan:
             return _drain(plan, chain, missing[0], end)
 
     # ---- both
@@ -446,7 +455,9 @@ def _check_options(model: Any, options: dict) -> None:
             raise Unsupported(f"{name}: KV that depends on more than the tokens")
     settings = options.get("generation_config") or model.generation_config
     for name, usual in (("num_beams", 1), ("num_return_sequences", 1),
-                        ("cache_implementation", None), ("use_cache", True)):
+                        ("cache_implementation", None), ("use_cache", True),
+                        ("prefill_chunk_size", None), ("assistant_model", None),
+                        ("prompt_lookup_num_tokens", None)):
         value = options.get(name, getattr(settings, name, None))
         if value not in (usual, None):
-            raise Unsupported(f"{name}={value!r}")
+            raise Unsupported(f"{name} of generate()")
