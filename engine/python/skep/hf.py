@@ -392,8 +392,9 @@ class PrefixCache:
         _check_options(self.model, options)
         got = self.restore(ids)
         batch = ids.unsqueeze(0)
-        output = self.model.generate(batch, past_key_values=got.cache,
-                                     **{"attention_mask": torch.ones_like(batch), **options})
+        # A mask of the whole prompt tells transformers to leave out what the cache holds.
+        options["attention_mask"] = torch.ones_like(batch)
+        output = self.model.generate(batch, past_key_values=got.cache, **options)
         sequence = output if isinstance(output, torch.Tensor) else output.sequences
         return Generated(output, got.tokens, got.reason, self.save(sequence, got.cache))
 
@@ -450,8 +451,9 @@ def _check_options(model: Any, options: dict) -> None:
     if "past_key_values" in options:
         raise Unsupported("past_key_values: generate() brings its own")
     for name, value in options.items():
-        masked = name == "attention_mask" and bool((value == 1).all())
-        if isinstance(value, torch.Tensor) and not masked:
+        if not isinstance(value, torch.Tensor):
+            continue
+        if name != "attention_mask" or not bool((value == 1).all()):
             raise Unsupported(f"{name}: KV that depends on more than the tokens")
     settings = options.get("generation_config") or model.generation_config
     for name, usual in (("num_beams", 1), ("num_return_sequences", 1),
