@@ -5,12 +5,17 @@ $SKEPD, $SKEP, $SKEP_LIBRARY and PYTHONPATH are set by ctest and by `./dev demo`
 """
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+
+# One thread: sums of several may differ in their last bits from run to run. Nothing is fetched.
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 BLOCK_TOKENS = 16
 SEED = 20
@@ -28,6 +33,14 @@ def quiet():
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def need(*modules):
+    """Skips the test where the environment lacks one of them."""
+    missing = [name for name in modules if not importlib.util.find_spec(name)]
+    if missing:
+        print(f"skipped: {sys.executable} has no {', '.join(missing)}")
+        sys.exit(77)
 
 
 class Daemon:

@@ -14,14 +14,24 @@ import time
 import types
 import unittest
 
-import torch
-from transformers import DynamicCache, StaticCache
-from transformers import DeepseekV3Config, LlamaConfig, MistralConfig, Qwen3NextConfig, T5Config
-from transformers.cache_utils import QuantoQuantizedLayer
-
 import doors
-import skep
-from skep import hf
+
+doors.need("torch", "transformers")
+
+import torch  # noqa: E402
+from transformers import (  # noqa: E402
+    DeepseekV3Config,
+    DynamicCache,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3NextConfig,
+    StaticCache,
+    T5Config,
+)
+from transformers.cache_utils import QuantoQuantizedLayer  # noqa: E402
+
+import skep  # noqa: E402
+from skep import hf  # noqa: E402
 
 SMALL = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2}
