@@ -13,25 +13,68 @@
 
 /* ------------------------------------------------------------------------------- explain */
 
-/* Does another space hold a first block of the same tokens? Fills the answer. */
+/* Roots of one space that are looked at: the keeper has other work. */
+#define EXPLAIN_ROOTS_MAX 4096
+
+/* Are the tokens beside an opaque block these, as far as both go? */
+static bool tokens_alike(const struct realm *realm, uint32_t slot, const struct id_input *proof)
+{
+	const struct index_entry *entry = &realm->index.entries[slot];
+	struct record_shape shape = {.parts = LOAD(entry->parts)};
+	const struct record_head *head =
+		(const void *)(realm->index.view.heap +
+			       (uint64_t)LOAD(entry->record) * INDEX_RECORD_GRANULE +
+			       record_head_at(&shape));
+	uint32_t count = (uint32_t)LOAD(head->word);
+
+	if (count > proof->token_count)
+		count = proof->token_count;
+	return count && !memcmp(head + 1, proof->tokens, (size_t)count * 4);
+}
+
+/* Does an opaque space hold a first block of these tokens? Its key may well be another one. */
+static bool opaque_holds(
+	const struct realm *realm, const struct space *space, const struct id_input *proof)
+{
+	uint32_t slot = space->first_root;
+
+	for (uint32_t i = 0; slot != NONE32 && i < EXPLAIN_ROOTS_MAX; i++) {
+		if (tokens_alike(realm, slot, proof))
+			return true;
+		slot = realm->index.slots[slot].next_sibling;
+	}
+	return false;
+}
+
+/* Does a space named by tokens hold a first block of these, or of the head of them? */
+static bool space_holds(struct realm *realm, uint32_t at, const struct id_input *proof)
+{
+	const struct space *space = &realm->spaces[at];
+	struct index_name name = {.parent_slot = SLOT_ROOT(at),
+		.parent_generation = space->generation,
+		.space = at,
+		.proof = *proof};
+	struct block_id none = {0, 0};
+
+	if (space->block_tokens > proof->token_count)
+		return false;
+	name.proof.token_count = space->block_tokens;
+	name.id = id_make(space->secret, none, &name.proof, realm->keeper->id_bits);
+	return index_name_find(realm, &name) != NONE32;
+}
+
+/* Does another space of the kind hold a first block of the same tokens? Fills the answer. */
 static bool explain_other_space(struct realm *realm, uint32_t asked, const struct id_input *proof,
 	struct explain_answer *answer)
 {
-	for (uint32_t i = 0; i < INDEX_SPACES_MAX; i++) {
-		const struct space *space = &realm->spaces[i];
-		struct index_name name = {.parent_slot = SLOT_ROOT(i),
-			.parent_generation = space->generation,
-			.space = i,
-			.proof = *proof};
-		struct block_id none = {0, 0};
-		bool whole = space->used && i != asked && proof->token_count;
+	bool opaque = realm->spaces[asked].opaque;
 
-		/* A space of smaller blocks holds the head of these tokens. */
-		if (!whole || space->opaque || space->block_tokens > proof->token_count)
+	for (uint32_t i = 0; i < INDEX_SPACES_MAX && proof->token_count; i++) {
+		const struct space *space = &realm->spaces[i];
+
+		if (!space->used || i == asked || space->opaque != opaque)
 			continue;
-		name.proof.token_count = space->block_tokens;
-		name.id = id_make(space->secret, none, &name.proof, realm->keeper->id_bits);
-		if (index_name_find(realm, &name) == NONE32)
+		if (!(opaque ? opaque_holds(realm, space, proof) : space_holds(realm, i, proof)))
 			continue;
 		answer->reason = SKEP_REASON_OTHER_SPACE;
 		snprintf(answer->space, sizeof(answer->space), "%s", space->name);

@@ -495,6 +495,39 @@ static void a_miss_has_its_reason(void)
 	play_close(&play);
 }
 
+/* In spaces of keys the tokens beside them tell, also where the blocks are of another size. */
+static void keys_of_another_space_are_told_by_their_tokens(void)
+{
+	static const uint32_t sizes[] = {8, 4};
+
+	for (unsigned i = 0; i < ARRAY_COUNT(sizes); i++) {
+		struct sim_space other = opaque;
+		struct play_space space;
+		struct play_chain asked = {.space = &space};
+		struct explain_answer out;
+		static struct keyed chain;
+
+		other.name = "other";
+		other.block_tokens = sizes[i];
+		other.ranges[0] = 1;
+		play_open(&play, &usual, &opaque, 1);
+		keyed_begin(&chain);
+		keyed_add(&chain, (struct keyed_block){
+					  .key = 5, .key_bytes = 16, .token = 3, .token_count = 8});
+		REQUIRE_EQ(keyed_put(&chain, 4096), 1);
+		play_space_open(&play.clients[0], &other, &space);
+		asked.probe = chain.probe;
+		asked.probe.space = space.answer.space;
+		out = explain(&asked, 0);
+		REQUIRE_EQ(out.reason, SKEP_REASON_OTHER_SPACE);
+		REQUIRE_TEXT(out.space, "opaque");
+		REQUIRE_TEXT(out.field, i ? "block_tokens" : "parts[0]");
+		chain.tokens[0]++;
+		REQUIRE_EQ(explain(&asked, 0).reason, SKEP_REASON_NEVER_SEEN);
+		play_close(&play);
+	}
+}
+
 static void explain_takes_no_nonsense(void)
 {
 	struct submission message = {.op = SUBMIT_EXPLAIN, .scratch_bytes = 512};
@@ -634,6 +667,7 @@ int main(void)
 	nonsense_spaces_are_refused();
 	a_version_step_forgets();
 	a_miss_has_its_reason();
+	keys_of_another_space_are_told_by_their_tokens();
 	explain_takes_no_nonsense();
 	the_list_of_the_gone_comes_round();
 	match_records_are_counted();

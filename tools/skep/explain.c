@@ -136,11 +136,10 @@ static int space_find(const struct arguments *arguments, struct space_form *form
 	} else if (!found) {
 		fprintf(stderr, "skep: no space is called %s: skep spaces lists them\n", name);
 		status = EXIT_NEGATIVE;
-	} else if (json_is_true(json_object_get(found, "opaque"))) {
-		status = usage_error(arguments,
-			"explain: blocks of %s are named by an engine's keys, not by tokens", name);
 	} else {
 		form_read(form, name, json_text(found, "fingerprint"));
+		if (json_is_true(json_object_get(found, "opaque")))
+			form->options.flags |= SKEP_SPACE_OPAQUE;
 		snprintf(realm, 64, "%s", json_text(found, "realm"));
 		*block_tokens = form->options.block_tokens;
 	}
@@ -153,6 +152,7 @@ static int space_find(const struct arguments *arguments, struct space_form *form
 struct answer {
 	struct skep_explanation why;
 	uint32_t blocks, block_tokens;
+	bool keyed; /* the space's own blocks are named by an engine's keys */
 	size_t tokens;
 	char last[TEXT_ID_BYTES], missing[TEXT_ID_BYTES]; /* "" none */
 };
@@ -164,6 +164,21 @@ static void id_text(const struct skep_chain *chain, uint32_t block, char text[TE
 	*text = 0;
 	if (skep_chain_id(chain, block, (uint8_t *)id) == 0)
 		text_id_write(text, id);
+}
+
+/* In a space of keys the tokens stand beside a key that no engine has: its own blocks are not found
+ * by them, but another space's are. */
+static int chain_fill(struct skep_chain *chain, const struct tokens *tokens,
+	const struct skep_space_options *options)
+{
+	static const uint8_t nobody[16];
+	size_t count = tokens->count;
+
+	if (!(options->flags & SKEP_SPACE_OPAQUE))
+		return skep_chain_append(chain, tokens->ids, count);
+	if (count > options->block_tokens)
+		count = options->block_tokens;
+	return skep_chain_append_key(chain, nobody, sizeof(nobody), tokens->ids, count);
 }
 
 static int ask(struct skep *session, const struct tokens *tokens,
@@ -182,8 +197,9 @@ static int ask(struct skep *session, const struct tokens *tokens,
 	status = skep_chain_create(space, &chain);
 	if (status)
 		return store_error("no chain", status);
-	status = skep_chain_append(chain, tokens->ids, tokens->count);
+	status = chain_fill(chain, tokens, options);
 	if (status >= 0) {
+		answer->keyed = options->flags & SKEP_SPACE_OPAQUE;
 		answer->blocks = (uint32_t)status;
 		answer->why.struct_bytes = sizeof(answer->why);
 		status = skep_explain(session, chain, skep_deadline_ms(2000), &answer->why);
@@ -218,6 +234,9 @@ static void answer_print(const struct answer *answer)
 	const struct skep_explanation *why = &answer->why;
 	size_t whole = (size_t)answer->blocks * answer->block_tokens;
 
+	if (answer->keyed)
+		printf("blocks of this space are named by an engine's keys: only others are "
+		       "asked\n");
 	printf("%u of %u blocks match: %llu of %zu tokens", why->matched, answer->blocks,
 		(unsigned long long)why->matched * answer->block_tokens, answer->tokens);
 	if (answer->tokens > whole)
