@@ -97,8 +97,10 @@ def metadata(version):
 def contents(build, version, tag):
     """{name in the wheel: bytes}, the list of them excepted."""
     package = os.path.join(HERE, "skep")
-    files = {f"skep/{name}": read(os.path.join(package, name))
-             for name in sorted(os.listdir(package)) if name.endswith((".py", ".typed"))}
+    names = (os.path.relpath(os.path.join(folder, name), HERE)
+             for folder, _, found in os.walk(package) for name in found
+             if name.endswith((".py", ".typed")))
+    files = {name: read(os.path.join(HERE, name)) for name in sorted(names)}
     for name in LIBRARIES:
         files[f"skep/{name}"] = read(os.path.join(build, "lib", name))
     info = f"skep-{version}.dist-info"
