@@ -4,6 +4,9 @@
  * goes with the block, leaves first; nothing is published again. Frames wait until no pin table
  * names the block or a removed block below it.
  */
+#include <errno.h>
+#include <string.h>
+
 #include "store/store_priv.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
@@ -41,7 +44,8 @@ static void remove_one(struct realm *realm, uint32_t slot, enum skep_reason reas
 	list->last = slot;
 }
 
-uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason reason)
+/* Hides a block and what is below it, leaves first. Return: how many. */
+static uint64_t hide_subtree(struct realm *realm, uint32_t slot, enum skep_reason reason)
 {
 	struct slot *slots = realm->index.slots;
 	uint32_t top = slot, at = slot, above = index_parent(realm, slot);
@@ -60,6 +64,13 @@ uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason rea
 		at = parent;
 	}
 	lru_leaf_check(realm, above);
+	return removed;
+}
+
+uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason reason)
+{
+	uint64_t removed = hide_subtree(realm, slot, reason);
+
 	remove_settle(realm);
 	return removed;
 }
@@ -111,4 +122,45 @@ bool remove_settle(struct realm *realm)
 	}
 	*list = still;
 	return list->count != 0;
+}
+
+static bool part_stands(const struct realm *realm, const struct remove_part *part)
+{
+	return part->slot < realm->index.head->slot_count && part->name_generation &&
+	       LOAD(realm->index.entries[part->slot].name_generation) == part->name_generation &&
+	       index_state(realm, part->slot) != ENTRY_REMOVED;
+}
+
+int remove_submit(struct session *session, const struct submission *message)
+{
+	struct realm *realm = session->realm;
+	struct remove_part *parts =
+		page_end_scratch(&session->page, message->scratch_at, message->scratch_bytes);
+	int32_t removed = 0;
+
+	if (session->readonly) {
+		session_complete(session, message->queue, message->tag, -EROFS, 0);
+		return 0;
+	}
+	if (!parts || message->count > REMOVE_PARTS_MAX ||
+		message->count > message->scratch_bytes / sizeof(*parts))
+		return -EPROTO;
+	for (uint32_t i = 0; i < message->count; i++) {
+		struct remove_part part;
+
+		memcpy(&part, &parts[i], sizeof(part)); /* read once */
+		part.status = part_stands(realm, &part) ? 0 : -ENOENT;
+		memcpy(&parts[i], &part, sizeof(part));
+		if (part.status)
+			continue;
+		(void)hide_subtree(realm, part.slot, SKEP_REASON_REMOVED);
+		removed++;
+		/* Who waited for a block below was told, which may have ended this session. */
+		if (session->stopped)
+			return 0;
+	}
+	if (removed)
+		remove_settle(realm);
+	session_complete(session, message->queue, message->tag, removed, 0);
+	return 0;
 }

@@ -244,6 +244,8 @@ int session_submit(struct session *session, const struct submission *message)
 		return load_submit(session, message);
 	case SUBMIT_SYNC:
 		return sync_submit(session, message);
+	case SUBMIT_REMOVE:
+		return remove_submit(session, message);
 	default:
 		return -EPROTO;
 	}

@@ -697,6 +697,8 @@ uint64_t remove_subtree(struct realm *realm, uint32_t slot, enum skep_reason rea
 uint64_t remove_space(struct realm *realm, uint32_t space, enum skep_reason reason);
 /* Frees removed blocks that no table names any more. Return: true if some still wait. */
 bool remove_settle(struct realm *realm);
+/* SUBMIT_REMOVE. Return: 0, -EPROTO. */
+int remove_submit(struct session *session, const struct submission *message);
 
 /* space.c */
 int space_open(struct session *session, const struct wire_space_open *request,

@@ -161,6 +161,7 @@ struct skep_space {
 	uint32_t sums_before[SKEP_PARTS_MAX]; /* range sums of the parts before */
 	struct list chains;
 	/* The session's thread. */
+	struct skep_chain *lone; /* of one block, for keys that form no chain; or NULL */
 	struct binding bound;
 	uint64_t hash_serial;  /* steps when the same tokens get other ids */
 	uint64_t names_serial; /* steps when names found earlier mean nothing any more */

@@ -5,23 +5,13 @@
 #include "base/status.h"
 #include "engine/client/client_priv.h"
 #include "engine/client/pieces_priv.h"
+#include "engine/client/put_priv.h"
 #include "kernels/checksum.h"
 
 /* Of one reservation: room on the stack. One part's sums always fit. */
 enum { PUT_FRAMES_MAX = 64, PUT_SUMS_MAX = 2048 };
 
 _Static_assert((int)PUT_SUMS_MAX >= (int)SKEP_RANGES_MAX, "the sums of one part");
-
-/* A put as it is worked off, over the calls that the application could make itself. */
-struct storing {
-	struct skep *session;
-	struct skep_put *put;
-	uint32_t pieces;
-	const struct wire_part *layout;
-	uint32_t done; /* blocks with a status */
-	int stored;
-	bool passed; /* some were there, or being written */
-};
 
 static const struct iovec *block_from(const struct storing *job, uint32_t i)
 {
@@ -132,7 +122,7 @@ static int batch_store(struct storing *job)
 	most = MIN_OF(most, job->put->count - job->done);
 	while (reserve.count < most && block_bytes(job, job->done + reserve.count) == bytes)
 		reserve.count++;
-	count = skep_reserve(job->session, &reserve, frames);
+	count = job->reserve(job, &reserve, frames);
 	if (count < 0) {
 		job->put->first_missing = reserve.first_missing;
 		return count;
@@ -162,23 +152,34 @@ static int put_check(struct storing *job)
 	if (put->part >= space->part_count || put->first > put->chain->probe.block_count ||
 		put->count > put->chain->probe.block_count - put->first)
 		return -ERANGE;
-	job->pieces = put->pieces ? put->pieces : 1;
-	job->layout = &space->parts[put->part];
 	return job->session->flags & SKEP_OPEN_READONLY ? -EROFS : 0;
+}
+
+int storing_run(struct storing *job)
+{
+	const struct skep_put *put = job->put;
+	int status = 0;
+
+	job->pieces = put->pieces ? put->pieces : 1;
+	job->layout = &put->chain->space->request.parts[put->part];
+	while (!status && job->done < put->count)
+		status = batch_store(job);
+	if (status == -EBUSY && !job->done)
+		return status;
+	while (job->done < put->count)
+		put->statuses[job->done++] = status;
+	return job->stored || job->passed ? job->stored : put->statuses[0];
+}
+
+static int run_reserve(struct storing *job, struct skep_reserve *request, struct skep_frame *frames)
+{
+	return skep_reserve(job->session, request, frames);
 }
 
 int skep_put(struct skep *session, struct skep_put *put)
 {
-	struct storing job = {.session = session, .put = put};
+	struct storing job = {.session = session, .put = put, .reserve = run_reserve};
 	int status = put_check(&job);
 
-	if (status < 0)
-		return status;
-	while (!status && job.done < put->count)
-		status = batch_store(&job);
-	if (status == -EBUSY && !job.done)
-		return status;
-	while (job.done < put->count)
-		put->statuses[job.done++] = status;
-	return job.stored || job.passed ? job.stored : put->statuses[0];
+	return status < 0 ? status : storing_run(&job);
 }

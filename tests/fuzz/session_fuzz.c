@@ -103,7 +103,7 @@ static void act_named(void)
 	struct submission message;
 
 	input_take(&message, sizeof(message));
-	message.op = message.op % (SUBMIT_SYNC + 1);
+	message.op = message.op % (SUBMIT_REMOVE + 1);
 	message.queue = 0;
 	message.slot = slot;
 	message.generation = message.op == SUBMIT_TOUCH || message.op == SUBMIT_QUARANTINE

@@ -86,6 +86,7 @@ enum submission_op {
 	SUBMIT_EXPLAIN,	   /* why a chain is matched no further; details in the scratch */
 	SUBMIT_LOAD,	   /* have a run in DRAM, pinned; details in the scratch */
 	SUBMIT_SYNC,	   /* tell when all that was published before is durable */
+	SUBMIT_REMOVE,	   /* take blocks out, and what is below them; details in the scratch */
 };
 
 /*
@@ -191,6 +192,18 @@ struct load_part {
 	uint64_t name_generation;
 };
 
+/*
+ * SUBMIT_REMOVE: @count of these, at most REMOVE_PARTS_MAX. Each is answered in place, with one
+ * completion for all: status = how many of them were there and are removed.
+ */
+struct remove_part {
+	uint32_t slot;
+	int32_t status; /* out: 0 removed, -ENOENT */
+	uint64_t name_generation;
+};
+
+enum { REMOVE_PARTS_MAX = 1024 };
+
 /* SUBMIT_EXPLAIN, in: like RESERVE for the first block that was not had (@slot, @generation = its
  * parent), and for a first block too; out: this struct in place. */
 struct explain_answer {
@@ -204,6 +217,7 @@ struct explain_answer {
 _Static_assert(sizeof(struct reserve_block) == 56, "docs/formats/session.md");
 _Static_assert(sizeof(struct commit_part) == 40, "docs/formats/session.md");
 _Static_assert(sizeof(struct load_part) == 16, "docs/formats/session.md");
+_Static_assert(sizeof(struct remove_part) == 16, "docs/formats/session.md");
 
 /* Offsets of a page as this version lays it out. */
 static inline uint32_t page_submissions_at(void)

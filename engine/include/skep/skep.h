@@ -996,6 +996,101 @@ SKEP_API int skep_sync(struct skep_space *space, uint64_t deadline_ns);
  */
 SKEP_API int skep_durable(struct skep *session, uint64_t at_ns);
 
+/* -------------------------------------------------------------- keys that form no chain */
+
+/**
+ * enum skep_keyed_state - what skep_keyed_find() says of a key that can be had
+ * @SKEP_KEYED_HERE: its block lies in DRAM
+ * @SKEP_KEYED_STORED: its block waits on the ssd; skep_keyed_get() brings it
+ */
+enum skep_keyed_state {
+	SKEP_KEYED_HERE = 1,
+	SKEP_KEYED_STORED = 2,
+};
+
+/**
+ * struct skep_keyed - blocks of which each is a chain of one, by the engine's own keys
+ * @struct_bytes: sizeof(struct skep_keyed)
+ * @space: with SKEP_SPACE_OPAQUE
+ * @keys: @count keys of @key_bytes each, one after the other; in any order
+ * @key_bytes: 16 to 64
+ * @count: keys
+ * @part: which part of each
+ * @pieces: of each block in @bytes; 0 = 1
+ * @bytes: of skep_keyed_get() and skep_keyed_put(): @pieces for each key in turn, which make up its
+ *	part in order. Their sum is the length of the block's part.
+ * @statuses: out, @count of them
+ * @deadline_ns: the end of waiting
+ *
+ * For engines whose keys come without the sequence that they belong to. A key names the same block
+ * as a chain of that key alone. Where the sequence is known, chains serve better: they are evicted
+ * from their ends.
+ */
+struct skep_keyed {
+	size_t struct_bytes;
+	struct skep_space *space;
+	const void *keys;
+	uint32_t key_bytes;
+	uint32_t count;
+	uint32_t part;
+	uint32_t pieces;
+	const struct iovec *bytes;
+	int32_t *statuses;
+	uint64_t deadline_ns;
+};
+
+/**
+ * skep_keyed_find() - which of the keys can be had
+ * @keyed: what; @bytes and @deadline_ns are not used
+ *
+ * Never waits. Nothing is pinned, counted or kept from eviction. @statuses: of enum
+ * skep_keyed_state; -ENOENT no such block, SKEP_EPENDING another writer writes it, SKEP_EDOWN.
+ *
+ * Return: how many can be had; -EINVAL, -ERANGE, -ENOMEM, -EOWNERDEAD, -E2BIG: @statuses is as
+ * before.
+ */
+SKEP_API int skep_keyed_find(const struct skep_keyed *keyed);
+
+/**
+ * skep_keyed_get() - copy blocks out and verify them on the way
+ * @keyed: what
+ *
+ * Each is matched, brought from the ssd where it waits there, and copied; the ssd reads some of
+ * them at a time. They are worked off from the last to the first, so that of keys in the order of a
+ * sequence those of its begin stay longest. @statuses: 0 copied; -ENOENT no such block,
+ * SKEP_EPENDING, -EMSGSIZE (it has another length than its place, which is as before),
+ * SKEP_ECHECKSUM (the block is quarantined; its place is not to be used), -ESTALE, -EMFILE,
+ * -EAGAIN, -ETIMEDOUT, SKEP_EDOWN. One that fails does so alone.
+ *
+ * Return: how many were copied; else as skep_keyed_find().
+ */
+SKEP_API int skep_keyed_get(const struct skep_keyed *keyed);
+
+/**
+ * skep_keyed_put() - put blocks from memory
+ * @keyed: what
+ *
+ * @statuses: as of skep_put(); one that does not make up a part (-EMSGSIZE) fails alone.
+ *
+ * Return: as skep_put(); else as skep_keyed_find().
+ */
+SKEP_API int skep_keyed_put(const struct skep_keyed *keyed);
+
+/**
+ * skep_keyed_remove() - take blocks out by name
+ * @keyed: what; @part and @bytes are not used: a block goes with all its parts
+ *
+ * Nobody finds them from now on, those being written are not published, and their room is given
+ * back once the last pin of them is released. A chain that begins with such a key goes as a whole.
+ * Not waited for is that the removal is durable: a crash of the daemon within about a second may
+ * bring a block back that was on the ssd (skep_sync() waits). @statuses: 0 removed; -ENOENT there
+ * was none; -ETIMEDOUT (perhaps it is removed), SKEP_EDOWN.
+ *
+ * Return: how many were removed; where not even one was answered, why; -EROFS; else as
+ * skep_keyed_find().
+ */
+SKEP_API int skep_keyed_remove(const struct skep_keyed *keyed);
+
 /* --------------------------------------------------------------------- hints and insight */
 
 /**

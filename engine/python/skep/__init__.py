@@ -25,6 +25,7 @@ from .errors import (
     status_name,
     status_text,
 )
+from .keyed import Keyed
 from .put import Frames, Put, range_sums
 from .queue import Event, Load, Queue
 from .run import Match, Pin, Refs, Run, Views
@@ -35,7 +36,7 @@ __version__ = _library.lib.skep_version().decode()
 
 __all__ = [
     "Chain", "ECHECKSUM", "EDIFFERS", "EDOWN", "EGIVENUP", "EPARENT", "EPENDING", "EVERSION",
-    "Error", "Event", "Explanation", "Frames", "Load", "Match", "Memory", "Part", "Pin", "Put",
-    "Queue", "Refs", "Run", "Session", "Space", "Stats", "Views", "range_sums", "status_name",
-    "status_text",
+    "Error", "Event", "Explanation", "Frames", "Keyed", "Load", "Match", "Memory", "Part", "Pin",
+    "Put", "Queue", "Refs", "Run", "Session", "Space", "Stats", "Views", "range_sums",
+    "status_name", "status_text",
 ]

@@ -23,6 +23,14 @@ class Memory(NamedTuple):
     nbytes: int
 
 
+class Pieces(NamedTuple):
+    """Plain memory of many blocks by its addresses: address and length of each piece in turn, as
+    an array of 64-bit words, with @each pieces a block."""
+
+    words: array
+    each: int
+
+
 class _Buffer(ctypes.Structure):
     _fields_ = [("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t),
                 ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int),
@@ -128,6 +136,11 @@ class Borrowed:
         @value: one buffer, cut into equal shares; or a sequence of @count, each a buffer or a
         sequence of buffers.
         """
+        if isinstance(value, Pieces):
+            if len(value.words) != 2 * count * value.each:
+                raise ValueError(f"{len(value.words) // 2} pieces for {count} blocks of "
+                                 f"{value.each}")
+            return value
         if is_buffer(value):
             return self._shares(value, count, writable), 1
         if len(value) != count:

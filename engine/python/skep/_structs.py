@@ -109,6 +109,13 @@ class Wait(ctypes.Structure):
                 ("user", c_uint64), ("deadline_ns", c_uint64)]
 
 
+class Keyed(ctypes.Structure):
+    _fields_ = [("struct_bytes", c_size_t), ("space", c_void_p), ("keys", c_void_p),
+                ("key_bytes", c_uint32), ("count", c_uint32), ("part", c_uint32),
+                ("pieces", c_uint32), ("bytes", c_void_p), ("statuses", c_void_p),
+                ("deadline_ns", c_uint64)]
+
+
 class Explanation(ctypes.Structure):
     _fields_ = [("struct_bytes", c_size_t), ("matched", c_uint32), ("reason", c_uint32),
                 ("seconds_ago", c_double), ("space", c_char * 64), ("field", c_char * 64)]
@@ -163,7 +170,7 @@ C_NAMES = {
     "skep_match": Match, "skep_load": Load,
     "skep_load_copy": LoadCopy, "skep_view": View, "skep_copy": Copy,
     "skep_frame": Frame, "skep_reserve": Reserve, "skep_commit": Commit, "skep_put": Put,
-    "skep_wait": Wait, "skep_explanation": Explanation, "skep_stats": Stats,
+    "skep_keyed": Keyed, "skep_wait": Wait, "skep_explanation": Explanation, "skep_stats": Stats,
     "skep_event": Event, "skep_gpu_options": GpuOptions, "skep_gpu_tensors": GpuTensors,
     "skep_gpu_pages": GpuPages, "skep_gpu_save": GpuSave, "skep_gpu_load": GpuLoad,
 }
