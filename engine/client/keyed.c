@@ -3,6 +3,10 @@
  * Blocks named by keys that form no chain: each is a chain of one. Many of them in one call, over
  * the calls that the application could make itself for each. The space has one chain of one block
  * for it, which takes each key in turn.
+ *
+ * Gets and puts go from the last key to the first: what was used last is evicted last, and of keys
+ * in the order of a sequence the first ones are of use without the others, but not they without
+ * these.
  */
 #include <errno.h>
 
@@ -194,8 +198,6 @@ int skep_keyed_get(const struct skep_keyed *keyed)
 	int status = keyed_begin(&job, keyed, true), got = 0;
 	uint32_t ahead = job.of.count;
 
-	/* From the last key on: what is used last is evicted last, and of a sequence the first ones
-	 * are of use without the others. */
 	for (uint32_t i = job.of.count; !status && i-- > 0;) {
 		while (ahead && i < ahead + LOADS_AHEAD && load_ahead(&job, ahead - 1))
 			ahead--;
@@ -219,11 +221,13 @@ static int lone_reserve(
 	one.first = 0;
 	one.count = 1;
 	while (!status && had < request->count) {
-		status = key_name(job, storing->done + had);
+		uint32_t i = storing_place(storing, storing->done + had);
+
+		status = key_name(job, i);
 		if (!status)
 			status = MIN_OF(skep_reserve(job->session, &one, &frames[had]), 0);
 		if (!status) {
-			frames[had].block = storing->done + had;
+			frames[had].block = i;
 			had++;
 		}
 		one.deadline_ns = 0;
@@ -245,8 +249,8 @@ int skep_keyed_put(const struct skep_keyed *keyed)
 
 	if (status < 0 || !put.count)
 		return status;
-	job.storing =
-		(struct storing){.session = job.session, .put = &put, .reserve = lone_reserve};
+	job.storing = (struct storing){
+		.session = job.session, .put = &put, .reserve = lone_reserve, .backwards = true};
 	return storing_run(&job.storing);
 }
 

@@ -15,7 +15,7 @@ _Static_assert((int)PUT_SUMS_MAX >= (int)SKEP_RANGES_MAX, "the sums of one part"
 
 static const struct iovec *block_from(const struct storing *job, uint32_t i)
 {
-	return job->put->from + (size_t)i * job->pieces;
+	return job->put->from + (size_t)storing_place(job, i) * job->pieces;
 }
 
 /* The length of block @i's part; 0: its pieces make up none. */
@@ -91,7 +91,8 @@ static int frames_store(struct storing *job, struct skep_frame *frames, unsigned
 	for (unsigned i = 0; i < count; i++) {
 		bool left = !frames[i].status && frames[i].bytes;
 
-		job->put->statuses[job->done + i] = left ? status : frames[i].status;
+		job->put->statuses[storing_place(job, job->done + i)] =
+			left ? status : frames[i].status;
 		job->stored += !frames[i].status && !left;
 		job->passed |= frames[i].status == -EEXIST || frames[i].status == SKEP_EPENDING;
 	}
@@ -116,7 +117,7 @@ static int batch_store(struct storing *job)
 	int count, status;
 
 	if (!bytes) {
-		job->put->statuses[job->done++] = -EMSGSIZE;
+		job->put->statuses[storing_place(job, job->done++)] = -EMSGSIZE;
 		return 0;
 	}
 	most = MIN_OF(most, job->put->count - job->done);
@@ -167,7 +168,7 @@ int storing_run(struct storing *job)
 	if (status == -EBUSY && !job->done)
 		return status;
 	while (job->done < put->count)
-		put->statuses[job->done++] = status;
+		put->statuses[storing_place(job, job->done++)] = status;
 	return job->stored || job->passed ? job->stored : put->statuses[0];
 }
 

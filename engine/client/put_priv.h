@@ -14,9 +14,11 @@ struct wire_part;
 struct storing {
 	struct skep *session;
 	struct skep_put *put;
-	/* Frames for the @request->count blocks from @done on. Return: as skep_reserve(). */
+	/* Frames for the @request->count blocks that storing_place() names from @done on. Return:
+	 * as skep_reserve(). */
 	int (*reserve)(
 		struct storing *job, struct skep_reserve *request, struct skep_frame *frames);
+	bool backwards; /* from the last block to the first */
 	uint32_t pieces;
 	const struct wire_part *layout;
 	uint32_t done; /* blocks with a status */
@@ -24,7 +26,14 @@ struct storing {
 	bool passed; /* some were there, or being written */
 };
 
-/* Puts them all. @job: session, put (checked) and reserve are set. Return: as skep_put(). */
+/* The index in put->from and put->statuses of the block that is worked off as number @i. */
+static inline uint32_t storing_place(const struct storing *job, uint32_t i)
+{
+	return job->backwards ? job->put->count - 1 - i : i;
+}
+
+/* Puts them all. @job: session, put (checked), reserve and backwards are set. Return: as
+ * skep_put(). */
 int storing_run(struct storing *job);
 
 #endif

@@ -1023,8 +1023,9 @@ enum skep_keyed_state {
  * @deadline_ns: the end of waiting
  *
  * For engines whose keys come without the sequence that they belong to. A key names the same block
- * as a chain of that key alone. Where the sequence is known, chains serve better: they are evicted
- * from their ends.
+ * as a chain of that key alone. Gets and puts work from the last key to the first, so that of keys
+ * in the order of a sequence those of its begin stay longest. Where all of the sequence is known,
+ * chains serve better: they are evicted from their ends.
  */
 struct skep_keyed {
 	size_t struct_bytes;
@@ -1056,11 +1057,10 @@ SKEP_API int skep_keyed_find(const struct skep_keyed *keyed);
  * @keyed: what
  *
  * Each is matched, brought from the ssd where it waits there, and copied; the ssd reads some of
- * them at a time. They are worked off from the last to the first, so that of keys in the order of a
- * sequence those of its begin stay longest. @statuses: 0 copied; -ENOENT no such block,
- * SKEP_EPENDING, -EMSGSIZE (it has another length than its place, which is as before),
- * SKEP_ECHECKSUM (the block is quarantined; its place is not to be used), -ESTALE, -EMFILE,
- * -EAGAIN, -ETIMEDOUT, SKEP_EDOWN. One that fails does so alone.
+ * them at a time. @statuses: 0 copied; -ENOENT no such block, SKEP_EPENDING, -EMSGSIZE (it has
+ * another length than its place, which is as before), SKEP_ECHECKSUM (the block is quarantined; its
+ * place is not to be used), -ESTALE, -EMFILE, -EAGAIN, -ETIMEDOUT, SKEP_EDOWN. One that fails does
+ * so alone.
  *
  * Return: how many were copied; else as skep_keyed_find().
  */
