@@ -220,16 +220,16 @@ static int lone_reserve(
 
 	one.first = 0;
 	one.count = 1;
-	while (!status && had < request->count) {
+	while (had < request->count) {
 		uint32_t i = storing_place(storing, storing->done + had);
 
 		status = key_name(job, i);
 		if (!status)
-			status = MIN_OF(skep_reserve(job->session, &one, &frames[had]), 0);
-		if (!status) {
-			frames[had].block = i;
-			had++;
-		}
+			status = skep_reserve(job->session, &one, &frames[had]);
+		if (status < 0)
+			break;
+		frames[had].block = i;
+		had++;
 		one.deadline_ns = 0;
 	}
 	return had ? (int)had : status;
