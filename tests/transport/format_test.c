@@ -164,6 +164,9 @@ static const struct field fields[] = {
 	ROW(load_part, slot),
 	ROW(load_part, ranges),
 	ROW(load_part, name_generation),
+	ROW(remove_part, slot),
+	ROW(remove_part, status),
+	ROW(remove_part, name_generation),
 	ROW(explain_answer, reason),
 	ROW(explain_answer, reserved),
 	ROW(explain_answer, ago_ns),
@@ -196,6 +199,7 @@ static const struct {
 	SIZE(reserve_block),
 	SIZE(commit_part),
 	SIZE(load_part),
+	SIZE(remove_part),
 	SIZE(explain_answer),
 };
 
