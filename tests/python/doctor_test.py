@@ -101,5 +101,18 @@ class Engines(unittest.TestCase):
                          {"socket": "/s", "token": "t"})
 
 
+    def test_every_engine_has_what_to_paste(self):
+        options = {"socket": "/s", "realm": "r", "token": None}
+        for name, engine in doctor.ENGINES.items():
+            text = engine.config(options)
+            self.assertIn("/s", text, name)
+            self.assertNotIn("None", text, name)
+        for text, inside in ((doctor.lmcache_config(options), "adapter_params"),
+                             (doctor.sglang_config(options), None)):
+            given = json.loads(text.split("'")[1])
+            given = given[inside] if inside else given
+            self.assertEqual((given["where"], given["realm"]), ("/s", "r"))
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -200,7 +200,36 @@ def vllm_config(options: Dict[str, Any]) -> str:
             f"  --kv-transfer-config '{json.dumps(config)}'")
 
 
+def _where(options: Dict[str, Any]) -> Dict[str, Any]:
+    where = {"where": options["socket"] or USUAL_SOCKET}
+    return {**where, **{name: options[name] for name in ("realm", "token") if options[name]}}
+
+
+def lmcache_config(options: Dict[str, Any]) -> str:
+    adapter = {"type": "native_plugin", "module_path": "skep.lmcache", "class_name": "Connector",
+               "adapter_params": _where(options)}
+    return f"--l2-adapter '{json.dumps(adapter)}'"
+
+
+def sglang_config(options: Dict[str, Any]) -> str:
+    extra = {"backend_name": "skep", "module_path": "skep.sglang", "class_name": "SkepStorage",
+             "interface_v1": 1, **_where(options)}
+    return ("--enable-hierarchical-cache --hicache-mem-layout page_first \\\n"
+            "  --hicache-storage-backend dynamic \\\n"
+            f"  --hicache-storage-backend-extra-config '{json.dumps(extra)}'")
+
+
+def transformers_config(options: Dict[str, Any]) -> str:
+    where = ", ".join(f"{name}={value!r}" for name, value in _where(options).items())
+    return ("import skep\nfrom skep import hf\n\n"
+            f"session = skep.Session({where})\n"
+            "# docs/engines/transformers.md goes on from here")
+
+
 ENGINES = {
+    "lmcache": Engine("lmcache", "0.5.6", "skep.lmcache", lmcache_config),
+    "sglang": Engine("sglang", "0.5.23", "skep.sglang", sglang_config),
+    "transformers": Engine("transformers", "5.19.0", "skep.hf", transformers_config),
     "vllm": Engine("vllm", "0.32.0", "skep.vllm", vllm_config, (hash_seed_check, policy_check)),
 }
 
