@@ -101,6 +101,8 @@ static int load_answer(struct skep *session, struct skep_load *load, struct call
 			       : status;
 	}
 	load->loaded = (uint32_t)status;
+	if (load->loaded < call->count)
+		load_reason(load, clock_ns() >= load->deadline_ns ? -ETIMEDOUT : -ENOENT);
 	load_refs(a, call, load);
 	attachment_hold(a);
 	load->pin = (struct skep_pin){.cell = call->cell, .epoch = a->epoch};

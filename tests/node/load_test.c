@@ -120,6 +120,8 @@ static uint32_t unload(struct user *user, struct flight *flight)
 	uint32_t loaded = flight->load.loaded;
 
 	REQUIRE(flight->event == flight->submitted);
+	/* Why it is not all that was asked for is said. */
+	REQUIRE_EQ(loaded == BLOCKS, flight->load.reason == SKEP_REASON_NONE);
 	if (status == 0) {
 		story_check(user, &flight->story, flight->refs, 0, loaded);
 		REQUIRE_EQ(loaded > 0, flight->load.pin.cell > 0);
