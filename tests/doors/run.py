@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-<<<<<<< HEAD
 """Runs a test in the Python that $SKEP_DOORS_PYTHON names, or says why there is none.
 
     run.py TEST [ARGUMENTS…]
 
 That Python is of an environment that `./dev doors` makes, outside the tree. It is used offline.
-=======
-"""Runs a test in the Python that $SKEP_DOORS_PYTHON names, or says that there is none.
-
-    run.py TEST
->>>>>>> 3a5f2a7 (tests/doors: the demo as a test, and its faults by name)
 """
 import os
 import shutil
 import sys
 
-<<<<<<< HEAD
 SKIPPED = 77
 
 
@@ -35,19 +28,6 @@ def main():
                        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"})
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     return os.execv(python, [python, *sys.argv[1:]])
-=======
-
-def main():
-    named = os.environ.get("SKEP_DOORS_PYTHON")
-    if not named:
-        print("skipped: $SKEP_DOORS_PYTHON names no Python with the engine in it")
-        return 77
-    python = shutil.which(named)
-    if python is None:
-        print(f"skipped: $SKEP_DOORS_PYTHON names {named}, which is not there")
-        return 77
-    return os.execv(python, [python, "-B", *sys.argv[1:]])
->>>>>>> 3a5f2a7 (tests/doors: the demo as a test, and its faults by name)
 
 
 if __name__ == "__main__":
