@@ -12,6 +12,7 @@ import random
 import signal
 import struct
 import sys
+import tempfile
 import time
 import traceback
 
@@ -41,6 +42,15 @@ START_S, ANSWER_S = 900, 900
 CALLS = ("get_num_new_matched_tokens", "update_state_after_alloc", "build_connector_meta",
          "update_connector_output", "request_finished_all_groups", "handle_preemptions",
          "start_load_kv", "wait_for_save", "get_finished", "get_block_ids_with_load_errors")
+
+
+_folders = []
+
+
+def scratch():
+    """A folder that goes when the test does."""
+    _folders.append(tempfile.TemporaryDirectory(prefix="skep-doors-"))
+    return _folders[-1].name
 
 
 # ---- the model
@@ -368,6 +378,14 @@ def when_attached(served, prompts, seconds=60):
     """generate(), once the scheduler's session has found the daemon again."""
     end = time.monotonic() + seconds
     while not served.connector._scheduler._session.attached and time.monotonic() < end:
+        time.sleep(0.05)
+    return served.generate(prompts)
+
+
+def when_away(served, prompts, seconds=60):
+    """generate(), once the scheduler's session has found the daemon gone."""
+    end = time.monotonic() + seconds
+    while served.connector._scheduler._session.attached and time.monotonic() < end:
         time.sleep(0.05)
     return served.generate(prompts)
 

@@ -5,7 +5,6 @@ import ctypes
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 
@@ -256,7 +255,7 @@ def preempted(model, prompts):
 def main():
     print(f"seed {SEED}", flush=True)
     prompts = door.prompts_of(SEED, 6)
-    folder = tempfile.mkdtemp(prefix="skep-doors-")
+    folder = door.scratch()
     model = door.make_model(os.path.join(folder, "model"))
     # Little more than the prompts' blocks fit.
     daemon = Daemon("--dram-blocks-of", f"{BLOCK_BYTES}:48")

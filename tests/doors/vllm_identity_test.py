@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 
 import vllm_engine as door
 from vllm_engine import Engine, cached_of, tokens_of
@@ -71,7 +70,7 @@ def main():
     prompts = door.prompts_of(SEED, 2, 500, 700)
     # Each starts otherwise, so that no block of one is the other's.
     prompts[1] = list(reversed(prompts[1]))
-    folder = tempfile.mkdtemp(prefix="skep-doors-")
+    folder = door.scratch()
     model = door.make_model(os.path.join(folder, "model"))
     daemon = Daemon("--dram", "256MiB")
     with Engine(model, daemon.socket) as engine:

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 
 import vllm_engine as door
 from vllm_engine import Engine, cached_of, tokens_of
@@ -124,7 +123,7 @@ def example_beside(model, folder, prompts, expected):
 def main():
     print(f"seed {SEED}", flush=True)
     prompts = door.prompts_of(SEED, PROMPTS)
-    folder = tempfile.mkdtemp(prefix="skep-doors-")
+    folder = door.scratch()
     model = door.make_model(os.path.join(folder, "model"))
     with Engine(model, **RANKS) as engine:
         expected = tokens_of(engine.generate(prompts))

@@ -3,7 +3,6 @@
 after a daemon's; and they are not where the KV is wrong."""
 import os
 import sys
-import tempfile
 
 import vllm_engine as door
 from vllm_engine import Engine, cached_of, tokens_of
@@ -38,7 +37,7 @@ def main():
     print(f"seed {SEED}", flush=True)
     prompts = door.prompts_of(SEED, PROMPTS) + door.prompts_of(SEED + 1, 2, 700, 700)
     prompts.append(prompts[-1][:5 * door.BLOCK_TOKENS])
-    folder = tempfile.mkdtemp(prefix="skep-doors-")
+    folder = door.scratch()
     model = door.make_model(os.path.join(folder, "model"))
 
     with Engine(model) as engine:
@@ -66,7 +65,7 @@ def main():
                 "cached after an engine's restart")
         make_durable(daemon)
         daemon.kill()
-        answers = engine.generate(prompts[:3])
+        answers = engine.run(door.when_away, prompts[:3])
         require(tokens_of(answers) == expected[:3], "tokens without a daemon")
         require(cached_of(answers) == [0] * 3, "nothing is cached without a daemon")
         daemon.start()
