@@ -189,9 +189,10 @@ void model_restarted(struct model *model, struct realm *realm, bool ledger)
 	uint64_t before = model->look++;
 	bool excused = model->has_lied;
 
-	/* Without a ledger the dead come back, and there may be too many names, or no room. */
-	excused |= !ledger &&
-		   (!realm->index.free_count || realm->counters[REALM_COUNTER_blocks_removed]);
+	/* The dead come back without a ledger, and with one where a table failed: then there may be
+	 * too many names, or no room. */
+	excused |= (!ledger || model->has_failed) && !realm->index.free_count;
+	excused |= !ledger && realm->counters[REALM_COUNTER_blocks_removed];
 	model->left = left_counted(realm);
 	model->lost = losses(realm);
 	for (unsigned i = 0; i < MODEL_SPACES; i++) {
