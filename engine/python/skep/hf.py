@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .errors import ECHECKSUM, EPARENT, EPENDING, PASSING, Error
 from .put import range_sums
-from .run import Refs, Run, passed_word
+from .run import Match, Refs, Run, passed_word
 from .session import Explanation, Session
 from .space import Chain, Space
 from .tensors import Device, Plan, Tensors
@@ -337,8 +337,10 @@ class PrefixCache:
             return layers, blocks, reason or self._why_short(run, chain, end)
 
     def _why_short(self, run: Run, chain: Chain, end: float) -> str:
-        """Why a run is not the whole chain; a load that came short does not say."""
-        if run.reason != "none" or run.count == len(chain):
+        """Why a run is not the whole chain. A load that came short says no more than that what it
+        wanted is absent; explain tells of what became of it."""
+        loaded = not isinstance(run, Match)
+        if run.count == len(chain) or not (loaded and run.reason == "absent"):
             return run.reason
         try:
             reason = self.session.explain(chain, timeout=self.timeout).reason
