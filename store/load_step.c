@@ -11,8 +11,7 @@
 #include "base/bits.h"
 #include "store/store_priv.h"
 
-#define LOAD(field)	    atomic_load_explicit(&(field), RELAXED)
-#define STORE(field, value) atomic_store_explicit(&(field), (value), RELAXED)
+#define LOAD(field) atomic_load_explicit(&(field), RELAXED)
 
 /* ---------------------------------------------------------------------------- what is a step */
 

@@ -323,7 +323,6 @@ void ssd_realm_fit(struct realm *realm)
 	if (removed)
 		log_warn("ssd",
 			"realm %s: %llu blocks are evicted: without a manifest dead ones came "
-			"back, and "
-			"left no room",
+			"back, and left no room",
 			realm->name, (unsigned long long)removed);
 }

@@ -1,38 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests and the demo of the doors share: a private daemon, a tiny model, quiet.
+"""What the tests and the demo of the doors share: a private daemon, a tiny model.
 
 $SKEPD, $SKEP, $SKEP_LIBRARY and PYTHONPATH are set by ctest and by `./dev demo`.
 """
-import contextlib
 import ctypes
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
+
+import harness
 
 # One thread: sums of several may differ in their last bits from run to run. Nothing is fetched.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 BLOCK_TOKENS = 16
 SEED = 20
-
-
-@contextlib.contextmanager
-def quiet():
-    """What the engines say goes to stderr, also from below Python."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def need(*modules):
@@ -43,45 +28,14 @@ def need(*modules):
         sys.exit(77)
 
 
-class Daemon:
+class Daemon(harness.Daemon):
     """A private skepd in a folder of its own, which goes with it."""
-
-    def __init__(self, *flags):
-        self.folder = tempfile.mkdtemp(prefix="skep-doors-")
-        self.socket = os.path.join(self.folder, "socket")
-        self.flags = [flag.format(folder=self.folder) for flag in flags]
-        self.process = None
-        self.start()
-
-    def start(self):
-        words = [os.environ["SKEPD"], "--socket", self.socket, "--state-dir", self.folder,
-                 "--admin", "off", "--private", "--parent-death",
-                 *(self.flags or ("--dram", "64MiB"))]
-        reader, writer = os.pipe()
-        log_path = os.path.join(self.folder, "log")
-        with open(log_path, "ab") as log:
-            self.process = subprocess.Popen(words + ["--ready-fd", str(writer)], stderr=log,
-                                            pass_fds=[writer])
-        os.close(writer)
-        said = os.read(reader, 1)
-        os.close(reader)
-        if said != b"\0":
-            with open(log_path, encoding="utf-8") as log:
-                raise RuntimeError(f"skepd did not start: {log.read()}")
 
     def misses(self):
         """Blocks missed so far, by reason, as `skep status` tells them."""
         done = subprocess.run([os.environ["SKEP"], "status", "--socket", self.socket, "--json"],
                               stdout=subprocess.PIPE, check=True)
         return json.loads(done.stdout)["realms"][0]["misses"]
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def end(self):
-        self.kill()
-        shutil.rmtree(self.folder)
 
     def __enter__(self):
         return self

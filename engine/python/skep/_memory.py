@@ -130,6 +130,19 @@ class Borrowed:
             address, count, width = self._integers_of(wide, what)
         return address, count
 
+    def keys(self, value: Any, key_bytes: int) -> Tuple[int, int, int]:
+        """An engine's keys of one length: a sequence of bytes, or a buffer of keys of @key_bytes
+        each. Their address, the bytes of each, how many."""
+        if not is_buffer(value):
+            key_bytes = len(value[0]) if value else 16
+            if any(len(key) != key_bytes for key in value):
+                raise ValueError("the keys of one call are of one length")
+            value = b"".join(value)
+        address, nbytes = self.take(value)
+        if not key_bytes or nbytes % key_bytes:
+            raise ValueError(f"{nbytes} bytes are no keys of {key_bytes} bytes")
+        return address, key_bytes, nbytes // key_bytes
+
     def pieces(self, value: Any, count: int, writable: bool = False) -> Tuple[array, int]:
         """iovecs of @count blocks, each of as many pieces as the answer says.
 

@@ -6,7 +6,7 @@ from typing import Any, List, Optional
 
 from . import _structs as c
 from ._library import lib
-from ._memory import Borrowed, address_of, is_buffer
+from ._memory import Borrowed, address_of
 from ._time import deadline
 from .errors import check_passing
 from .space import Space
@@ -47,16 +47,8 @@ class Keyed:
 
     def _run(self, call: str, keys: Any, key_bytes: int, buffers: Any = None, part: int = 0,
              timeout: Optional[float] = 0, writable: bool = False) -> List[int]:
-        if not is_buffer(keys):
-            key_bytes = len(keys[0]) if keys else 16
-            if any(len(key) != key_bytes for key in keys):
-                raise ValueError("the keys of one call are of one length")
-            keys = b"".join(keys)
         with Borrowed() as held:
-            address, nbytes = held.take(keys)
-            if not key_bytes or nbytes % key_bytes:
-                raise ValueError(f"{nbytes} bytes are no keys of {key_bytes} bytes")
-            count = nbytes // key_bytes
+            address, key_bytes, count = held.keys(keys, key_bytes)
             statuses = array("i", bytes(4 * count))
             job = c.made(c.Keyed, space=self.space.enter(), keys=address, key_bytes=key_bytes,
                          count=count, part=part, statuses=address_of(statuses),

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 
 from . import _structs as c
 from ._library import lib
-from ._memory import Borrowed, is_buffer
+from ._memory import Borrowed
 from ._time import deadline
 from .errors import Error, check
 
@@ -147,16 +147,9 @@ class Chain:
         """Appends blocks by the engine's own keys: a sequence of bytes, all of one length, or a
         buffer of keys of @key_bytes each. @tokens: of all these blocks, kept beside them."""
         handle = self.enter()
-        if not is_buffer(keys):
-            key_bytes = len(keys[0]) if keys else 16
-            if any(len(key) != key_bytes for key in keys):
-                raise ValueError("the keys of one call are of one length")
-            keys = b"".join(keys)
         with Borrowed() as held:
-            address, nbytes = held.take(keys)
-            if not key_bytes or nbytes % key_bytes:
-                raise ValueError(f"{nbytes} bytes are no keys of {key_bytes} bytes")
-            run = c.made(c.Keys, keys=address, key_bytes=key_bytes, count=nbytes // key_bytes)
+            address, key_bytes, count = held.keys(keys, key_bytes)
+            run = c.made(c.Keys, keys=address, key_bytes=key_bytes, count=count)
             if run.count and tokens is not None:
                 run.tokens, count = held.narrow(tokens, "tokens")
                 if count % run.count:
