@@ -110,6 +110,33 @@ static int heads_agree(struct ssd *ssd, struct heads *heads)
 	return 0;
 }
 
+/*
+ * A device is taken only where there is nothing before the first segment: a file system, a
+ * partition table or somebody's file has something there.
+ */
+static int heads_blank(struct ssd *ssd, struct heads *heads)
+{
+	struct ssd_io *io = ssd->io;
+
+	for (unsigned d = 0; d < io->device_count; d++)
+		for (uint64_t at = 0; at < SSD_SEGMENTS_AT; at += SSD_UNIT_BYTES) {
+			if (io->ops->read_now(io, d, at, heads->unit, SSD_UNIT_BYTES)) {
+				WHY(heads, "device %u: its first MiB cannot be read", d);
+				return -EIO;
+			}
+			/* All bytes are the first one, and that is 0. */
+			if (heads->unit[0] == 0 &&
+				!memcmp(heads->unit, heads->unit + 1, SSD_UNIT_BYTES - 1))
+				continue;
+			WHY(heads,
+				"device %u holds something else, and is left alone; if that is "
+				"of no use any more, clear its first MiB",
+				d);
+			return -ENOTEMPTY;
+		}
+	return 0;
+}
+
 static int heads_stamp(struct ssd *ssd, struct heads *heads)
 {
 	struct ssd_io *io = ssd->io;
@@ -165,7 +192,8 @@ static int heads_do(struct ssd *ssd, struct heads *heads, uint64_t segment_bytes
 	for (unsigned d = 0; d < ssd->io->device_count; d++)
 		if (ssd->io->device_bytes[d] < SSD_SEGMENTS_AT + ssd->segment_bytes)
 			return 0;
-	return heads_stamp(ssd, heads);
+	status = heads_blank(ssd, heads);
+	return status ? status : heads_stamp(ssd, heads);
 }
 
 /* Segments are numbered across the devices in turn, as far as an address goes. */

@@ -84,9 +84,10 @@ struct ssd_options {
 
 /*
  * Reads the devices' headers, or stamps new devices (blocks). @why says cause and fix in one line.
- * Return: 0; -EINVAL (a device is too small), -EMEDIUMTYPE (a header of an unknown version:
- * nothing is touched), -EXDEV (devices that do not belong together, or one is missing), -ENODATA
- * (for a survey: they are new), -EIO, -ENOMEM.
+ * Return: 0; -EINVAL (a device is too small), -EMEDIUMTYPE (a header of an unknown version),
+ * -ENOTEMPTY (something else is on a device; nothing is touched in either case), -EXDEV (devices
+ * that do not belong together, or one is missing), -ENODATA (for a survey: they are new), -EIO,
+ * -ENOMEM.
  */
 int ssd_create(const struct ssd_options *options, struct ssd **out, char *why, size_t why_bytes);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The log of segments where devices fail, hold what is not theirs, or memory ends. */
+#include "tiering/ssd/format.h"
 #include "tests/tiering/ssd/log_scene.h"
 
 static void failing_devices_are_fenced(void)
@@ -205,6 +206,31 @@ static void a_foreign_set_is_not_touched(void)
 	end();
 }
 
+/* Whatever lies before the first segment is somebody's. */
+static void what_is_not_empty_is_not_taken(void)
+{
+	static const uint64_t places[] = {0, 1024, 64 << 10, SSD_SEGMENTS_AT - 1};
+	uint8_t unit[UNIT] = {0}, after[UNIT];
+
+	devices_make(2, 17 * MIB);
+	for (unsigned i = 0; i < ARRAY_COUNT(places); i++) {
+		uint64_t at = places[i] - places[i] % UNIT;
+
+		unit[places[i] % UNIT] = 0x53;
+		memory_devices_poke(world.devices, 1, at, unit, UNIT);
+		REQUIRE_EQ(open_status(34 * MIB), -ENOTEMPTY);
+		memory_devices_peek(world.devices, 1, at, after, UNIT);
+		REQUIRE(memcmp(unit, after, UNIT) == 0);
+		memory_devices_peek(world.devices, 0, 0, after, UNIT);
+		unit[places[i] % UNIT] = 0;
+		REQUIRE(memcmp(unit, after, UNIT) == 0);
+		memory_devices_poke(world.devices, 1, at, unit, UNIT);
+	}
+	REQUIRE_EQ(open_status(34 * MIB), 0);
+	REQUIRE_EQ(recover(true), 0);
+	end();
+}
+
 static void no_memory_leaks_nothing(void)
 {
 	devices_make(1, 17 * MIB);
@@ -246,6 +272,7 @@ int main(void)
 	the_old_place_is_given_up_for_the_last_room();
 	the_old_place_goes_when_the_record_is_safe();
 	a_foreign_set_is_not_touched();
+	what_is_not_empty_is_not_taken();
 	no_memory_leaks_nothing();
 	return 0;
 }
