@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wheel, where there is nothing: a bare environment without compiler, numpy or this tree.
 
-    wheel_test.py BUILD|WHEEL    the wheel, or the build of whose libraries one is packed
+    wheel_test.py [BUILD]    the wheel that $SKEP_WHEEL names, or one of the libraries of a build
 
 $SKEPD names the daemon it is tried against. A wheel of the manylinux kind needs no symbol that is
 newer than its name says.
@@ -43,10 +43,14 @@ def require(condition, what):
         sys.exit(f"wheel_test.py: {what}")
 
 
-def the_wheel(argument, folder):
-    if os.path.isdir(argument):
-        return packer.pack(argument, folder)
-    return argument
+def the_wheel(arguments, folder):
+    if arguments:
+        return packer.pack(arguments[0], folder)
+    if "SKEP_WHEEL" not in os.environ:
+        reason = os.environ.get("SKEP_WHEEL_REASON", "SKEP_WHEEL is not set")
+        print(f"skip: no wheel to try: {reason} (./dev wheel makes one)")
+        sys.exit(77)
+    return os.environ["SKEP_WHEEL"]
 
 
 def symbols_fit(path):
@@ -82,7 +86,7 @@ def bare_environment(folder):
     try:
         venv.create(folder, with_pip=True)
     except subprocess.CalledProcessError:
-        print("skipped: this Python has no ensurepip (Debian: python3-venv)")
+        print("skip: this Python has no ensurepip (Debian: python3-venv)")
         sys.exit(77)
     return {"PATH": os.path.join(folder, "bin"), "HOME": folder, "PIP_CONFIG_FILE": os.devnull}
 
@@ -119,7 +123,7 @@ def try_it(python, environment, folder):
 
 def main():
     with tempfile.TemporaryDirectory(prefix="skep-wheel-") as folder:
-        path = the_wheel(sys.argv[1], folder)
+        path = the_wheel(sys.argv[1:], folder)
         said = symbols_fit(path)
         record_fits(path)
         environment = bare_environment(os.path.join(folder, "venv"))
