@@ -24,6 +24,7 @@ struct keyed {
 	struct skep *session;
 	struct skep_chain *lone;
 	uint32_t pieces;
+	bool reads_ahead;	/* a get has met a block on the ssd: there may be more */
 	struct storing storing; /* of a put */
 };
 
@@ -175,7 +176,7 @@ static int get_stored(const struct keyed *job, uint32_t i)
 	return status;
 }
 
-static int get_one(const struct keyed *job, uint32_t i)
+static int get_one(struct keyed *job, uint32_t i)
 {
 	struct skep_ref ref;
 	struct skep_match match = match_of(job, &ref, SKEP_MATCH_PIN);
@@ -185,8 +186,12 @@ static int get_one(const struct keyed *job, uint32_t i)
 		status = skep_match(job->session, &match, 1);
 	if (status < 0)
 		return status;
-	if (!match.matched)
-		return match.stored ? get_stored(job, i) : miss_status(&match);
+	if (!match.matched && !match.stored)
+		return miss_status(&match);
+	if (!match.matched) {
+		job->reads_ahead = true;
+		return get_stored(job, i);
+	}
 	status = copy_one(job, i, &ref);
 	skep_release(job->session, &match.pin);
 	return status;
@@ -199,7 +204,9 @@ int skep_keyed_get(const struct skep_keyed *keyed)
 	uint32_t ahead = job.of.count;
 
 	for (uint32_t i = job.of.count; !status && i-- > 0;) {
-		while (ahead && i < ahead + LOADS_AHEAD && load_ahead(&job, ahead - 1))
+		ahead = MIN_OF(ahead, i);
+		while (job.reads_ahead && ahead && i < ahead + LOADS_AHEAD &&
+			load_ahead(&job, ahead - 1))
 			ahead--;
 		job.of.statuses[i] = get_one(&job, i);
 		got += job.of.statuses[i] == 0;

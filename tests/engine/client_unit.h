@@ -71,7 +71,12 @@ static inline void resources_require(const struct resources *before, const char 
 	REQUIRE_EQ(now.threads, before->threads);
 }
 
-enum { UNIT_BLOCK_TOKENS = 16, UNIT_PART_BYTES = 4096 };
+enum {
+	UNIT_BLOCK_TOKENS = 16,
+	UNIT_PART_BYTES = 4096,
+	UNIT_LAYERS = 4,
+	UNIT_LAYERED_BYTES = UNIT_LAYERS * 16 * 1024,
+};
 
 /* A space of blocks of 16 tokens and one part of 4 KiB. */
 static inline int unit_space_open(struct skep *session, uint32_t flags, struct skep_space **space)
@@ -93,6 +98,24 @@ static inline struct skep_space *unit_space(struct skep *session, uint32_t flags
 	struct skep_space *space;
 
 	REQUIRE_EQ(unit_space_open(session, flags, &space), 0);
+	return space;
+}
+
+/* A space of parts of four layers, which are verified alone. */
+static inline struct skep_space *unit_layered_space(
+	struct skep *session, const char *name, uint32_t flags)
+{
+	static const struct skep_part_layout part = {
+		.bytes = UNIT_LAYERED_BYTES, .ranges = UNIT_LAYERS};
+	struct skep_space_options options = {.struct_bytes = sizeof(options),
+		.name = name,
+		.block_tokens = UNIT_BLOCK_TOKENS,
+		.part_count = 1,
+		.parts = &part,
+		.flags = flags};
+	struct skep_space *space;
+
+	REQUIRE_EQ(skep_space_open(session, &options, &space), 0);
 	return space;
 }
 

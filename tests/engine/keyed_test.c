@@ -9,8 +9,7 @@
 #include "tests/engine/client_unit.h"
 
 enum {
-	RANGES = 4,
-	PART_BYTES = RANGES * 16 * 1024,
+	PART_BYTES = UNIT_LAYERED_BYTES,
 	KEYS = 200, /* more than one reservation takes */
 	KEY_BYTES = 32,
 };
@@ -24,21 +23,6 @@ static struct skep_space *space;
 static uint8_t memory[KEYS * PART_BYTES], copy[KEYS * PART_BYTES], keys[KEYS * KEY_BYTES];
 static struct iovec from[KEYS], to[KEYS];
 static int32_t statuses[KEYS];
-
-static struct skep_space *space_of(struct skep *of, const char *name, uint32_t flags)
-{
-	static const struct skep_part_layout part = {.bytes = PART_BYTES, .ranges = RANGES};
-	struct skep_space_options options = {.struct_bytes = sizeof(options),
-		.name = name,
-		.block_tokens = UNIT_BLOCK_TOKENS,
-		.part_count = 1,
-		.parts = &part,
-		.flags = flags};
-	struct skep_space *made;
-
-	REQUIRE_EQ(skep_space_open(of, &options, &made), 0);
-	return made;
-}
 
 /* Keys [first, first + count) and the memory that goes with them. */
 static struct skep_keyed some(const struct iovec *bytes, uint32_t first, uint32_t count)
@@ -190,7 +174,7 @@ static void a_full_pool_keeps_the_begin_of_a_sequence(bool had)
 	struct skep_keyed job;
 	int kept;
 
-	space = space_of(small, "space", SKEP_SPACE_OPAQUE);
+	space = unit_layered_space(small, "space", SKEP_SPACE_OPAQUE);
 	job = some(from, 0, 20);
 	REQUIRE_EQ(skep_keyed_put(&job), 20);
 	job = some(to, 0, 20);
@@ -214,7 +198,7 @@ static void malformed_is_refused(void)
 
 	bad.space = NULL;
 	REQUIRE_EQ(skep_keyed_put(&bad), -EINVAL);
-	bad.space = space_of(session, "tokens", 0);
+	bad.space = unit_layered_space(session, "tokens", 0);
 	REQUIRE_EQ(skep_keyed_find(&bad), -EINVAL);
 	bad = good;
 	bad.keys = NULL;
@@ -246,7 +230,7 @@ static void malformed_is_refused(void)
 	REQUIRE_EQ(skep_keyed_put(&bad), 0);
 	REQUIRE_EQ(skep_keyed_remove(&bad), 0);
 	other = unit_open(WHERE, SKEP_OPEN_READONLY);
-	good.space = space_of(other, "keys", SKEP_SPACE_OPAQUE);
+	good.space = unit_layered_space(other, "keys", SKEP_SPACE_OPAQUE);
 	REQUIRE_EQ(skep_keyed_put(&good), -EROFS);
 	REQUIRE_EQ(skep_keyed_remove(&good), -EROFS);
 	REQUIRE(skep_keyed_find(&good) > 0);
@@ -269,7 +253,7 @@ int main(int argc, char **argv)
 	}
 	memory_of_keys();
 	session = unit_open(WHERE, 0);
-	space = space_of(session, "keys", SKEP_SPACE_OPAQUE);
+	space = unit_layered_space(session, "keys", SKEP_SPACE_OPAQUE);
 	what_is_put_is_found_and_had();
 	chains_of_one_are_the_same_blocks();
 	one_that_fails_does_so_alone();

@@ -9,8 +9,8 @@
 #include "tests/engine/client_unit.h"
 
 enum {
-	RANGES = 4,
-	PART_BYTES = RANGES * 16 * 1024,
+	RANGES = UNIT_LAYERS,
+	PART_BYTES = UNIT_LAYERED_BYTES,
 	BLOCKS = 100, /* more than one reservation takes */
 	PIECES_MAX = 7,
 };
@@ -22,21 +22,6 @@ enum {
 static struct skep *session;
 static struct skep_space *space;
 static uint8_t memory[BLOCKS * PART_BYTES], copy[BLOCKS * PART_BYTES];
-
-static struct skep_space *space_of(struct skep *of, const char *name, uint32_t flags)
-{
-	static const struct skep_part_layout part = {.bytes = PART_BYTES, .ranges = RANGES};
-	struct skep_space_options options = {.struct_bytes = sizeof(options),
-		.name = name,
-		.block_tokens = UNIT_BLOCK_TOKENS,
-		.part_count = 1,
-		.parts = &part,
-		.flags = flags};
-	struct skep_space *made;
-
-	REQUIRE_EQ(skep_space_open(of, &options, &made), 0);
-	return made;
-}
 
 static struct skep_put put_of(struct skep_chain *chain, const struct iovec *from, int32_t *statuses)
 {
@@ -171,7 +156,7 @@ static void one_that_fits_no_part_fails_alone(void)
 
 static void keys_have_parts_of_any_length(void)
 {
-	struct skep_space *opaque = space_of(session, "opaque", SKEP_SPACE_OPAQUE);
+	struct skep_space *opaque = unit_layered_space(session, "opaque", SKEP_SPACE_OPAQUE);
 	uint8_t keys[12 * 32];
 	struct skep_keys run = {
 		.struct_bytes = sizeof(run), .keys = keys, .key_bytes = 32, .count = 12};
@@ -202,7 +187,7 @@ static void put_ends_with_the_deadline(void)
 {
 	enum { HALF = 12, FULL = 26 };
 	struct skep *small = unit_open(SMALL, 0);
-	struct skep_space *in = space_of(small, "space", 0);
+	struct skep_space *in = unit_layered_space(small, "space", 0);
 	struct skep_chain *other = unit_chain(in, HALF, 5), *chain = unit_chain(in, FULL, 6);
 	struct iovec from[BLOCKS];
 	int32_t statuses[BLOCKS];
@@ -245,7 +230,7 @@ static void malformed_is_refused(void)
 	struct skep_put good = put_of(chain, from, statuses), bad = good;
 
 	whole_blocks(from);
-	its = unit_chain(space_of(other, "space", 0), 4, 6);
+	its = unit_chain(unit_layered_space(other, "space", 0), 4, 6);
 	bad.chain = its;
 	REQUIRE_EQ(skep_put(session, &bad), -EINVAL);
 	bad.chain = NULL;
@@ -275,7 +260,7 @@ static void malformed_is_refused(void)
 	REQUIRE_EQ(skep_put(session, &good), 4);
 	skep_close(other);
 	other = unit_open(WHERE, SKEP_OPEN_READONLY);
-	good.chain = unit_chain(space_of(other, "space", 0), 4, 6);
+	good.chain = unit_chain(unit_layered_space(other, "space", 0), 4, 6);
 	REQUIRE_EQ(skep_put(other, &good), -EROFS);
 	skep_close(other);
 	skep_chain_destroy(chain);
@@ -291,7 +276,7 @@ int main(int argc, char **argv)
 		memcpy(memory + i, &word, sizeof(word));
 	}
 	session = unit_open(WHERE, 0);
-	space = space_of(session, "space", 0);
+	space = unit_layered_space(session, "space", 0);
 	memory_is_had();
 	pieces_of_any_length_make_up_blocks(seed);
 	one_that_fits_no_part_fails_alone();
