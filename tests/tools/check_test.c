@@ -175,7 +175,12 @@ static void ssds_on_a_disk(const char *folder)
 	verdict(check_manifest, CHECK_OK, "made at start");
 	REQUIRE(access(path, F_OK)); /* nothing was made */
 	fd = open(path, O_CREAT | O_WRONLY, 0600);
-	REQUIRE(fd >= 0 && ftruncate(fd, 1 << 20) == 0 && close(fd) == 0);
+	REQUIRE(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
+	verdict(check_ssd, well, path);
+	/* Somebody's: a file system begins there. */
+	REQUIRE(pwrite(fd, "\x53\xef", 2, 1080) == 2);
+	verdict(check_ssd, CHECK_FAIL, "holds something else");
+	REQUIRE(pwrite(fd, "\0\0", 2, 1080) == 2 && close(fd) == 0);
 	verdict(check_ssd, well, path);
 	/* More than there is; and two that have no room together. */
 	ssd_is(path, 1ull << 50);

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "tiering/ssd/io.h"
 
@@ -79,6 +80,12 @@ struct ssd_table_place {
 
 void ssd_head_seal(struct ssd_device_head *head);
 bool ssd_head_sum_right(const struct ssd_device_head *head);
+
+/* Is nothing on this unit? */
+static inline bool ssd_unit_blank(const uint8_t unit[SSD_UNIT_BYTES])
+{
+	return unit[0] == 0 && !memcmp(unit, unit + 1, SSD_UNIT_BYTES - 1);
+}
 
 /* Units of a table with so many bytes of entries. */
 uint32_t ssd_table_units(uint64_t entry_bytes);

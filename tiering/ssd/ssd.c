@@ -124,9 +124,7 @@ static int heads_blank(struct ssd *ssd, struct heads *heads)
 				WHY(heads, "device %u: its first MiB cannot be read", d);
 				return -EIO;
 			}
-			/* All bytes are the first one, and that is 0. */
-			if (heads->unit[0] == 0 &&
-				!memcmp(heads->unit, heads->unit + 1, SSD_UNIT_BYTES - 1))
+			if (ssd_unit_blank(heads->unit))
 				continue;
 			WHY(heads,
 				"device %u holds something else, and is left alone; if that is "

@@ -11,6 +11,7 @@
 #include "base/bits.h"
 #include "base/loop/loop.h"
 #include "base/status.h"
+#include "tiering/ssd/format.h"
 #include "tools/skepd/check_priv.h"
 #include "tools/skepd/secret.h"
 #include "tools/text.h"
@@ -219,6 +220,37 @@ static void ssd_direct(const struct ssd_scene *of, struct check_result *result)
 				  : "look at the disk and its permissions");
 }
 
+/* Is what lies there ours, or nothing? Where it cannot be read others have said so. */
+static bool ssd_ours(const struct ssd_scene *of)
+{
+	_Alignas(SSD_UNIT_BYTES) uint8_t unit[SSD_UNIT_BYTES];
+	struct ssd_device_head head;
+	bool ours = true, head_is_ours = false;
+	int fd = open(of->ssd->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+
+	if (fd < 0)
+		return true;
+	for (off_t at = 0; ours && !head_is_ours && at < SSD_SEGMENTS_AT; at += SSD_UNIT_BYTES) {
+		if (pread(fd, unit, sizeof(unit), at) != sizeof(unit))
+			break;
+		memcpy(&head, unit, sizeof(head));
+		head_is_ours = at == 0 && head.magic == SSD_HEAD_MAGIC;
+		ours = head_is_ours || ssd_unit_blank(unit);
+	}
+	close(fd);
+	return ours;
+}
+
+static void ssd_content(const struct ssd_scene *of, struct check_result *result)
+{
+	if (!of->exists || ssd_ours(of))
+		return;
+	check_say(result, CHECK_FAIL, "%.160s: holds something else, and skepd leaves it alone",
+		of->ssd->path);
+	check_advise(result, "give another path; or, if that is of no use any more, clear its "
+			     "first MiB");
+}
+
 static void ssd_ring(const struct ssd_scene *of, struct check_result *result)
 {
 	struct loop_options options = {LOOP_BACKEND_AUTO, 4, 4};
@@ -255,6 +287,8 @@ void check_ssd(const struct check_scene *scene, struct check_result *result)
 	if (result->verdict == CHECK_FAIL)
 		return;
 	ssd_direct(&of, &other);
+	check_worsen(result, &other);
+	ssd_content(&of, &other);
 	check_worsen(result, &other);
 	ssd_ring(&of, &other);
 	check_worsen(result, &other);
