@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "base/last_words.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "store/hand_priv.h"
@@ -83,7 +84,11 @@ static void *keeper_main(void *arg)
 	struct keeper *keeper = node->keeper;
 	uint64_t spin_ns = node->config.spin_ns ? node->config.spin_ns : SPIN_DEFAULT_NS;
 	uint64_t next_tick = 0, last_work = clock_ns(), looked = 0, after;
+	int status = last_words_begin(&node->last_words);
 
+	if (status < 0)
+		log_warn("node", "clients will be late to learn of a death of this daemon: %s",
+			status_text(status));
 	while (!atomic_load_explicit(&node->keeper_ends, memory_order_relaxed)) {
 		unsigned work;
 
@@ -451,10 +456,23 @@ int node_thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const
 	return -status;
 }
 
+static int last_words_prepare(struct node *node)
+{
+	const struct keeper *keeper = node->keeper;
+	int status = last_words_create(
+		&node->last_words, keeper->realm_count, offsetof(struct index_head, keeper));
+
+	for (unsigned i = 0; !status && i < keeper->realm_count; i++)
+		status = last_words_add(&node->last_words, keeper->realms[i]->index.head);
+	return status;
+}
+
 int node_start(struct node *node)
 {
-	int status;
+	int status = last_words_prepare(node);
 
+	if (status < 0)
+		return status;
 	node->started_ns = clock_ns();
 	if (node->taking.parcel)
 		node_take_tell(node);
@@ -497,6 +515,7 @@ void node_destroy(struct node *node)
 		loop_wake(node->loop);
 		pthread_join(node->keeper_thread, NULL);
 	}
+	last_words_destroy(&node->last_words);
 	node_ssd_destroy(node);
 	workers_destroy(node->movers);
 	mailbox_destroy(node->mailbox);

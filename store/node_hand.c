@@ -250,7 +250,11 @@ static int state_give(struct node *node, struct hand_parcel *parcel)
 		return -ECANCELED;
 	}
 	message = hand_message(HAND_GO);
-	return hand_send(&line, &message, NULL, 0);
+	status = hand_send(&line, &message, NULL, 0);
+	/* Who still reads the old index must not take our end for the daemon's. */
+	if (status == 0)
+		last_words_retract(&node->last_words);
+	return status;
 }
 
 /* The successor can open what the keeper has closed by now. */

@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 
+#include "base/last_words.h"
 #include "base/loop/loop.h"
 #include "base/loop/mailbox.h"
 #include "base/loop/worker.h"
@@ -64,7 +65,8 @@ struct node {
 	_Atomic bool fill_ends; /* new files are not written through any further here */
 	/* Pools grow on this thread; it alone calls dram_populate(). */
 	pthread_t keeper_thread, memory_thread;
-	pthread_t fill_thread; /* writes new files of the ssd tier through once */
+	pthread_t fill_thread;	      /* writes new files of the ssd tier through once */
+	struct last_words last_words; /* of the keeper, one in each realm's index */
 	bool keeper_runs, memory_runs, fill_runs;
 	_Atomic bool stopping;	  /* nothing new begins */
 	_Atomic bool keeper_ends; /* set when nobody waits for the keeper any more */

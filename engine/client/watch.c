@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/last_words.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "engine/client/client_priv.h"
@@ -30,6 +31,7 @@
 #define PREPARE_NS     (100 * NS_PER_MS) /* between looks whether the daemon populated more */
 #define REFRESH_NS     (100 * NS_PER_MS) /* between look-ups of a space that failed */
 #define NEWS_NS	       (1 * NS_PER_MS)	 /* between looks while the session is in a call */
+#define DEATH_NS       (50 * NS_PER_MS)	 /* between looks at the keepers' last words */
 
 enum { POLL_KICK, POLL_OWN, POLL_SESSIONS };
 
@@ -167,13 +169,27 @@ static bool hung_up(int fd)
 	return poll(&one, 1, 0) > 0;
 }
 
-/* Library lock. Looks at what the last poll said. */
+/* Has the daemon that the session is attached to ended, whatever its socket says? */
+static bool keeper_ended(struct skep *session)
+{
+	bool ended;
+
+	/* The session's thread may be about to read another index. */
+	pthread_mutex_lock(&session->lock);
+	ended = last_word_spoken(&session->watched->index.head->keeper);
+	pthread_mutex_unlock(&session->lock);
+	return ended;
+}
+
+/* Library lock. Looks at last words and at what the last poll said. */
 static void downs_find(struct watcher *w)
 {
 	list_each (node, &w->library->sessions) {
 		struct skep *session = list_item(node, struct skep, link);
 		unsigned i = session->poll_index;
 
+		if (session->watched && keeper_ended(session))
+			session_down(session);
 		/* Sessions come and go while the watcher polls: the answer must be of this one, and
 		 * its descriptor is asked once more. */
 		if (!session->watched || i >= w->poll_count || w->polled[i] != session ||
@@ -206,20 +222,22 @@ static void polls_fill(struct watcher *w, int fd, short events)
 	}
 }
 
-/* Polls up to @until_ns and looks after hang-ups. Return: revents of @fd. No lock is held. */
+/* Polls up to @until_ns, perhaps for less, and looks after deaths. Return: revents of @fd. No lock
+ * is held. */
 static short watch_poll(struct watcher *w, int fd, short events, uint64_t until_ns)
 {
 	uint64_t now = clock_ns(), left = until_ns > now ? until_ns - now : 0, count;
-	struct timespec span = {
-		.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
-	int ready;
+	struct timespec span;
 
 	pthread_mutex_lock(&w->library->lock);
 	polls_fill(w, fd, events);
 	pthread_mutex_unlock(&w->library->lock);
-	ready = ppoll(w->polls, w->poll_count, until_ns == CLOCK_NEVER ? NULL : &span, NULL);
-	if (ready <= 0)
-		return 0;
+	if (w->poll_count > POLL_SESSIONS)
+		left = MIN_OF(left, DEATH_NS);
+	span = (struct timespec){
+		.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
+	if (ppoll(w->polls, w->poll_count, &span, NULL) < 0)
+		return 0; /* a signal: nothing was looked at */
 	if (w->polls[POLL_KICK].revents && read(w->kick_fd, &count, sizeof(count)) < 0) {
 		/* Somebody else's wake-up. */
 	}

@@ -25,7 +25,7 @@
 #include <stdint.h>
 
 enum {
-	INDEX_LAYOUT_VERSION = 3,
+	INDEX_LAYOUT_VERSION = 4,
 	INDEX_SPACES_MAX = 64,	  /* spaces a realm can hold */
 	INDEX_PARTS_MAX = 64,	  /* parts of a block */
 	INDEX_RECORD_GRANULE = 8, /* record offsets and sizes are multiples of this */
@@ -124,7 +124,9 @@ struct index_head {
 	/* Not 0: another daemon serves, from another file, and nothing is found here any more.
 	 * Keeper, release, before it takes the first block out. */
 	_Atomic uint32_t emptied;
-	uint32_t reserved;
+	/* The keeper's last word (base/last_words.h): who reads it knows of the daemon's death
+	 * before the sockets tell. */
+	_Atomic uint32_t keeper;
 };
 
 _Static_assert(sizeof(struct index_entry) == 64, "an entry is one cache line");

@@ -41,7 +41,7 @@ static const struct field fields[] = {
 	ROW(index_head, pool_ready_bytes),
 	ROW(index_head, evictions),
 	ROW(index_head, emptied),
-	ROW(index_head, reserved),
+	ROW(index_head, keeper),
 	ROW(index_space, generation),
 	ROW(index_bucket, word),
 	ROW(index_entry, name_generation),
@@ -146,7 +146,7 @@ static void the_page_says_what_is(const char *path)
 /* Numbers that the page says in words. */
 static void constants_stand(void)
 {
-	REQUIRE_EQ(INDEX_LAYOUT_VERSION, 3);
+	REQUIRE_EQ(INDEX_LAYOUT_VERSION, 4);
 	REQUIRE(INDEX_MAGIC == 0x7865646e49706b53ull);
 	REQUIRE(!memcmp(&(uint64_t){INDEX_MAGIC}, "SkpIndex", 8));
 	REQUIRE_EQ(INDEX_RECORD_GRANULE, 8);
