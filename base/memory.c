@@ -90,6 +90,13 @@ int memory_collapse(void *memory, size_t bytes)
 	return madvise(memory, bytes, MADV_COLLAPSE) < 0 ? -errno : 0;
 }
 
+int memory_seclude(void *memory, size_t bytes)
+{
+	if (madvise(memory, bytes, MADV_DONTFORK) < 0 || madvise(memory, bytes, MADV_DONTDUMP) < 0)
+		return -errno;
+	return 0;
+}
+
 void memory_trim(void)
 {
 #ifdef __GLIBC__

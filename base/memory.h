@@ -25,6 +25,13 @@ void memory_large_pages(void *memory, size_t bytes);
  */
 int memory_collapse(void *memory, size_t bytes);
 
+/*
+ * A mapping of what is cached: it is not inherited by a child of fork(), and left out of core
+ * files, which would be as large, hold what others cached, and delay the end of a process that
+ * crashed. Return: 0 or a negative errno.
+ */
+int memory_seclude(void *memory, size_t bytes);
+
 /* Gives back to the system what the allocator keeps of memory that was freed: after a start. */
 void memory_trim(void);
 

@@ -62,6 +62,7 @@ static int index_file_create(struct index *index, const char *name)
 {
 	char label[80];
 	void *base;
+	int status;
 
 	snprintf(label, sizeof(label), "skep-%.40s-index", name);
 	if (memory_should_fail())
@@ -75,8 +76,9 @@ static int index_file_create(struct index *index, const char *name)
 	if (base == MAP_FAILED)
 		return -errno;
 	index->base = base;
-	if (madvise(base, index->file_bytes, MADV_DONTFORK) < 0)
-		return -errno;
+	status = memory_seclude(base, index->file_bytes);
+	if (status < 0)
+		return status;
 	/* Fewer TLB misses in a probe where the system gives them on advice. */
 	madvise(base, index->file_bytes, MADV_HUGEPAGE);
 	if (fcntl(index->fd, F_ADD_SEALS,

@@ -59,7 +59,7 @@ static int file_map(uint8_t *place, int fd, uint64_t bytes, int protection)
 		return -ENOMEM;
 	if (mmap(place, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		return -errno;
-	return madvise(place, bytes, MADV_DONTFORK) < 0 ? -errno : 0;
+	return memory_seclude(place, bytes);
 }
 
 static int index_map(struct attachment *a, const struct local_welcome *welcome)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * fork() in a client: the handles of the parent are dead in the child and touch nothing, the child
- * may open a session of its own, and neither end disturbs the other. And clients or daemons in
- * pid namespaces of their own: they work, and the end of the process is seen.
+ * may open a session of its own, and neither end disturbs the other. What is shared is in no core
+ * file. And clients or daemons in pid namespaces of their own: they work, and the end of the
+ * process is seen.
  */
 #include <errno.h>
 #include <sched.h>
@@ -314,6 +315,42 @@ static bool test_client_namespace(const struct daemon *daemon)
 	return true;
 }
 
+/* Whether all pools, indices and session pages of a process are left out of its core files. */
+static void require_no_dump(pid_t pid)
+{
+	char path[64], line[512];
+	unsigned shared = 0;
+	bool ours = false;
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)pid);
+	maps = fopen(path, "re");
+	REQUIRE(maps != NULL);
+	while (fgets(line, sizeof(line), maps)) {
+		if (strstr(line, "memfd:")) {
+			ours = strstr(line, "skep-");
+		} else if (ours && !strncmp(line, "VmFlags:", 8)) {
+			REQUIRE(strstr(line, " dd"));
+			shared++;
+			ours = false;
+		}
+	}
+	fclose(maps);
+	REQUIRE(shared >= 3);
+}
+
+static void test_core_files(const struct daemon *daemon)
+{
+	struct child client;
+
+	child_start(
+		&client, "a client that would crash", pinning_client, daemon->config.socket_path);
+	REQUIRE_EQ(note_hear(client.line).what, TOLD_READY);
+	require_no_dump(client.pid);
+	require_no_dump(daemon->child.pid);
+	child_kill(&client);
+}
+
 /* The daemon in a container of its own: it cannot name its clients, and sees them end all the same.
  */
 static bool test_daemon_namespace(struct daemon *daemon)
@@ -352,6 +389,7 @@ int main(int argc, char **argv)
 	child_start(&client, "the forking client", forking_client, daemon.config.socket_path);
 	child_finish(&client);
 	test_parent_dies(&daemon);
+	test_core_files(&daemon);
 	whole = test_client_namespace(&daemon);
 	daemon_stop(&daemon);
 	whole = test_daemon_namespace(&daemon) && whole;

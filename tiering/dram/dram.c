@@ -51,11 +51,9 @@ static int chunk_map(int fd, void *at, uint64_t bytes)
 {
 	if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		return -errno;
-	if (madvise(at, bytes, MADV_DONTFORK) < 0)
-		return -errno;
 	/* Where the system gives huge pages to shared memory on advice; elsewhere it says no. */
 	madvise(at, bytes, MADV_HUGEPAGE);
-	return 0;
+	return memory_seclude(at, bytes);
 }
 
 /* A memory file that another process has made and sealed. */

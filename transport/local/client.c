@@ -326,7 +326,7 @@ int local_client_open(struct local_client *client, int socket_fd, struct local_w
 	base = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, welcome->page_fd, 0);
 	if (base == MAP_FAILED)
 		return errno == ENOMEM ? -ENOMEM : -EPROTO;
-	madvise(base, page_bytes(), MADV_DONTFORK);
+	memory_seclude(base, page_bytes());
 	if (!page_sound((const struct page_head *)(const void *)base)) {
 		munmap(base, page_bytes());
 		return -EPROTO;

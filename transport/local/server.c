@@ -243,7 +243,7 @@ int link_page_map(struct local_link *link)
 		link->page_memory = NULL;
 		return -errno;
 	}
-	return madvise(link->page_memory, page_bytes(), MADV_DONTFORK) < 0 ? -errno : 0;
+	return memory_seclude(link->page_memory, page_bytes());
 }
 
 static int link_page_create(struct local_link *link)
