@@ -667,6 +667,13 @@ int gpu_copy_batch(struct gpu_stream *stream, const struct gpu_batch *batch)
 	return rc < 0 || !batch->count ? rc : stream->gpu->call->copy_batch(stream, batch);
 }
 
+int gpu_call(struct gpu_stream *stream, void (*work)(void *argument), void *argument)
+{
+	int rc = injected(stream->gpu);
+
+	return rc < 0 ? rc : stream->gpu->call->call(stream, work, argument);
+}
+
 int gpu_fill(struct gpu_stream *stream, uint64_t at, unsigned char byte, size_t bytes)
 {
 	int rc = injected(stream->gpu);

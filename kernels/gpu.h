@@ -34,6 +34,7 @@ struct gpu_info {
 	unsigned processors;	 /* multiprocessors; host: 1 */
 	unsigned capability;	 /* 90 for 9.0; host: 0 */
 	size_t shared_bytes_max; /* dynamic shared memory a block may ask for */
+	int numa_node;		 /* of this machine's memory, the nearest; -1: not known */
 };
 
 /* What is held now: all 0 again when everything was given back. For tests and status. */
@@ -161,6 +162,13 @@ struct gpu_batch {
 };
 
 int gpu_copy_batch(struct gpu_stream *stream, const struct gpu_batch *batch);
+
+/*
+ * Calls @work with @argument in the stream's order, on a thread of the back end, which makes no
+ * other call meanwhile: it should be short, and must not call anything of this header. Not called
+ * once the device is lost. @argument stays the caller's.
+ */
+int gpu_call(struct gpu_stream *stream, void (*work)(void *argument), void *argument);
 
 /*
  * A kernel is one function with one argument: a struct, declared in a plain C header that both

@@ -203,6 +203,7 @@ static const struct gpu_calls cuda_calls = {
 	.copy_out = cuda_copy_out,
 	.copy = cuda_copy,
 	.copy_batch = cuda_copy_batch,
+	.call = cuda_call,
 	.fill = cuda_fill,
 	.launch = cuda_launch,
 };
@@ -212,7 +213,7 @@ static int info_read(struct cuda *cuda)
 {
 	struct gpu_info *info = &cuda->gpu.info;
 	const CUmemAllocationProp properties = page_properties(cuda);
-	int major = 0, minor = 0, processors = 0, shared = 0, pages = 0, read_only = 0;
+	int major = 0, minor = 0, processors = 0, shared = 0, pages = 0, read_only = 0, node = -1;
 	const struct {
 		CUdevice_attribute attribute;
 		int *value;
@@ -223,6 +224,7 @@ static int info_read(struct cuda *cuda)
 		{CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, &shared},
 		{CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, &pages},
 		{CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED, &read_only},
+		{CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, &node},
 	};
 	int rc = DRIVER(NULL, cuDeviceGetName, info->name, sizeof(info->name), cuda->device);
 	size_t bytes = 0;
@@ -243,6 +245,7 @@ static int info_read(struct cuda *cuda)
 	info->processors = (unsigned)processors;
 	info->capability = (unsigned)(major * 10 + minor);
 	info->shared_bytes_max = (size_t)shared;
+	info->numa_node = node;
 	cuda->registers_read_only = read_only;
 	return rc;
 }

@@ -213,6 +213,15 @@ int cuda_copy_batch(struct gpu_stream *stream, const struct gpu_batch *batch)
 	return rc;
 }
 
+int cuda_call(struct gpu_stream *stream, void (*work)(void *argument), void *argument)
+{
+	bool entered = cuda_enter(stream->gpu);
+	int rc = DRIVER(stream->gpu, cuLaunchHostFunc, native_stream(stream), work, argument);
+
+	cuda_leave(entered);
+	return rc;
+}
+
 int cuda_fill(struct gpu_stream *stream, uint64_t at, unsigned char byte, size_t bytes)
 {
 	bool entered = cuda_enter(stream->gpu);

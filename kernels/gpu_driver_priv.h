@@ -32,6 +32,7 @@
 	X(cuGetErrorName)                                                                          \
 	X(cuGetErrorString)                                                                        \
 	X(cuInit)                                                                                  \
+	X(cuLaunchHostFunc)                                                                        \
 	X(cuLaunchKernel)                                                                          \
 	X(cuMemAddressFree)                                                                        \
 	X(cuMemAddressReserve)                                                                     \

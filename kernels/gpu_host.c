@@ -251,6 +251,7 @@ static const struct gpu_calls host_calls = {
 	.copy_out = host_copy_out,
 	.copy = host_copy,
 	.copy_batch = host_copy_batch,
+	.call = host_call,
 	.fill = host_fill,
 	.launch = host_launch,
 };
@@ -277,6 +278,7 @@ int gpu_host_open(unsigned device, struct gpu **gpu)
 		.memory_bytes = (uint64_t)pages * (uint64_t)page_bytes,
 		.processors = 1,
 		.shared_bytes_max = SIZE_MAX,
+		.numa_node = -1,
 	};
 	*gpu = &host->gpu;
 	return 0;

@@ -20,6 +20,7 @@ int host_copy_in(struct gpu_stream *stream, uint64_t to, const void *from, size_
 int host_copy_out(struct gpu_stream *stream, void *to, uint64_t from, size_t bytes);
 int host_copy(struct gpu_stream *stream, uint64_t to, uint64_t from, size_t bytes);
 int host_copy_batch(struct gpu_stream *stream, const struct gpu_batch *batch);
+int host_call(struct gpu_stream *stream, void (*work)(void *argument), void *argument);
 int host_fill(struct gpu_stream *stream, uint64_t at, unsigned char byte, size_t bytes);
 int host_launch(struct gpu_stream *stream, const struct gpu_kernel *kernel,
 	const struct gpu_grid *grid, const void *args, size_t args_bytes);

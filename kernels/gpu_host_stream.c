@@ -16,7 +16,7 @@
  */
 #define RING_SLOTS 64
 
-enum host_work { WORK_MOVE, WORK_FILL, WORK_LAUNCH, WORK_RECORD, WORK_WAIT };
+enum host_work { WORK_MOVE, WORK_FILL, WORK_CALL, WORK_LAUNCH, WORK_RECORD, WORK_WAIT };
 
 struct host_event {
 	struct gpu_event event;
@@ -36,6 +36,8 @@ struct host_operation {
 	struct host_event *event;
 	uint64_t record; /* the number of the event's record that is made or waited for */
 	const struct gpu_kernel *kernel;
+	void (*call)(void *argument);
+	void *argument;
 };
 
 struct host_slot {
@@ -177,6 +179,9 @@ static void slot_run(const struct host_slot *slot)
 		break;
 	case WORK_FILL:
 		memset((void *)(uintptr_t)todo->to, todo->byte, todo->bytes);
+		break;
+	case WORK_CALL:
+		todo->call(todo->argument);
 		break;
 	case WORK_LAUNCH:
 		todo->kernel->host(slot->args);
@@ -394,6 +399,14 @@ int host_copy_batch(struct gpu_stream *stream, const struct gpu_batch *batch)
 {
 	for (size_t i = 0; i < batch->count; i++)
 		host_copy(stream, batch->to[i], batch->from[i], batch->bytes[i]);
+	return 0;
+}
+
+int host_call(struct gpu_stream *stream, void (*work)(void *argument), void *argument)
+{
+	submit(stream,
+		&(struct host_operation){.work = WORK_CALL, .call = work, .argument = argument},
+		NULL, 0);
 	return 0;
 }
 

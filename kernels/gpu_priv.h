@@ -46,6 +46,7 @@ struct gpu_calls {
 	int (*copy_out)(struct gpu_stream *stream, void *to, uint64_t from, size_t bytes);
 	int (*copy)(struct gpu_stream *stream, uint64_t to, uint64_t from, size_t bytes);
 	int (*copy_batch)(struct gpu_stream *stream, const struct gpu_batch *batch);
+	int (*call)(struct gpu_stream *stream, void (*work)(void *argument), void *argument);
 	int (*fill)(struct gpu_stream *stream, uint64_t at, unsigned char byte, size_t bytes);
 	int (*launch)(struct gpu_stream *stream, const struct gpu_kernel *kernel,
 		const struct gpu_grid *grid, const void *args, size_t args_bytes);

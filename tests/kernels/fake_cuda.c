@@ -148,6 +148,9 @@ SHOWN CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CU
 	case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
 		*value = SHARED_MAX;
 		break;
+	case CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID:
+		*value = 0;
+		break;
 	default:
 		*value = 1;
 	}
@@ -482,6 +485,20 @@ SHOWN CUresult cuMemcpyBatchAsync(CUdeviceptr *to, CUdeviceptr *from, size_t *by
 		return CUDA_ERROR_INVALID_VALUE;
 	for (size_t i = 0; i < count; i++)
 		memcpy((void *)(uintptr_t)to[i], (const void *)(uintptr_t)from[i], bytes[i]);
+	return CUDA_SUCCESS;
+}
+
+SHOWN CUresult cuLaunchHostFunc(CUstream stream, CUhostFn work, void *argument)
+{
+	CUcontext own;
+
+	WITH_CONTEXT();
+	MAY_FAIL();
+	RIGHT(stream && work);
+	/* As on a thread of the driver: whatever it calls of the driver finds no context. */
+	own = stack[--depth];
+	work(argument);
+	stack[depth++] = own;
 	return CUDA_SUCCESS;
 }
 

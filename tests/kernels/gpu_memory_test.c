@@ -133,6 +133,45 @@ static void a_batch_copies_every_piece(struct gpu *gpu, uint64_t seed)
 	gpu_stream_destroy(stream);
 }
 
+struct called {
+	unsigned char *memory;
+	unsigned before, calls;
+};
+
+static void called(void *argument)
+{
+	struct called *it = argument;
+
+	it->before = it->memory[0];
+	it->memory[0] = (unsigned char)(it->before + 1);
+	it->calls++;
+}
+
+/* What was copied before is there, what is copied afterwards is what the call left. */
+static void a_call_comes_in_its_turn(struct gpu *gpu)
+{
+	enum { BYTES = 1 << 20, TIMES = 100 };
+	struct called it = {0};
+	struct gpu_stream *stream;
+	uint64_t at;
+
+	REQUIRE_EQ(gpu_stream_create(gpu, &stream), 0);
+	REQUIRE_EQ(gpu_alloc(gpu, BYTES, &at), 0);
+	REQUIRE_EQ(gpu_pinned_alloc(gpu, BYTES, (void **)&it.memory), 0);
+	REQUIRE_EQ(gpu_fill(stream, at, 7, BYTES), 0);
+	for (unsigned i = 0; i < TIMES; i++) {
+		REQUIRE_EQ(gpu_copy_out(stream, it.memory, at, BYTES), 0);
+		REQUIRE_EQ(gpu_call(stream, called, &it), 0);
+		REQUIRE_EQ(gpu_copy_in(stream, at, it.memory, BYTES), 0);
+	}
+	REQUIRE_EQ(gpu_stream_sync(stream), 0);
+	REQUIRE_EQ(it.calls, TIMES);
+	REQUIRE_EQ(it.before, 7 + TIMES - 1);
+	gpu_pinned_free(gpu, it.memory);
+	gpu_free(gpu, at);
+	gpu_stream_destroy(stream);
+}
+
 /* A pool that this process may only read, as a client's view of another's chunk. */
 static void read_only_memory_registers_or_says_so(struct gpu *gpu)
 {
@@ -200,6 +239,7 @@ void gpu_memory(struct gpu *gpu, uint64_t seed)
 	plain_memory_is_free_after_the_call(gpu);
 	page_locked_memory_is_copied(gpu);
 	a_batch_copies_every_piece(gpu, seed);
+	a_call_comes_in_its_turn(gpu);
 	read_only_memory_registers_or_says_so(gpu);
 	wrong_arguments_are_refused(gpu);
 }

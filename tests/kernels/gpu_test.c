@@ -64,6 +64,7 @@ static void info_is_complete(struct gpu *gpu)
 	REQUIRE_EQ(info->page_bytes & (info->page_bytes - 1), 0);
 	REQUIRE(info->shared_bytes_max >= 48u << 10);
 	REQUIRE((info->capability != 0) == (info->back_end == GPU_CUDA));
+	REQUIRE(info->numa_node >= -1);
 	REQUIRE(!gpu_broken(gpu));
 }
 
@@ -454,6 +455,7 @@ struct life {
 	struct gpu_page *page;
 	struct gpu_stream *first, *second;
 	struct gpu_event *from, *to;
+	bool called;
 };
 
 static int life_take(struct life *life)
@@ -493,6 +495,11 @@ static int life_take(struct life *life)
 	return rc;
 }
 
+static void life_called(void *argument)
+{
+	*(bool *)argument = true;
+}
+
 static int life_work(struct life *life)
 {
 	struct pattern_fill_args args = {
@@ -519,6 +526,8 @@ static int life_work(struct life *life)
 		rc = gpu_copy_out(life->second, life->registered, life->memory, GPU_LIVE_BYTES);
 	if (rc == 0)
 		rc = gpu_copy_batch(life->second, &batch);
+	if (rc == 0)
+		rc = gpu_call(life->second, life_called, &life->called);
 	if (rc == 0)
 		rc = gpu_event_sync(life->to);
 	if (rc == 0)
@@ -567,6 +576,7 @@ int gpu_live(struct gpu *gpu, void *chunk)
 		memset(life.pinned, 0x42, GPU_LIVE_BYTES);
 		rc = life_work(&life);
 	}
+	REQUIRE(rc < 0 || life.called);
 	if (rc == 0)
 		for (size_t i = 0; i < GPU_LIVE_BYTES / 8; i++)
 			REQUIRE(((uint64_t *)chunk)[i] == pattern_word(seed, i));
