@@ -105,7 +105,10 @@ static int pool_map(struct attachment *a, const struct local_welcome *welcome, b
 	}
 	a->pool = a->pool_map.base;
 	a->pool_bytes = answer->pool_bytes;
-	return status;
+	a->chunk_bytes = answer->chunk_bytes;
+	a->chunk_count = answer->chunk_count;
+	a->chunk_holds = memory_calloc(a->chunk_count, sizeof(*a->chunk_holds));
+	return !status && !a->chunk_holds ? -ENOMEM : status;
 }
 
 static void mapping_drop(struct mapping *mapping)
@@ -220,6 +223,7 @@ void attachment_destroy(struct skep *session, struct attachment *a)
 		attachment_unmap(session, a);
 	}
 	pthread_mutex_destroy(&a->ask_lock);
+	memory_free(a->chunk_holds);
 	memory_free(a);
 }
 

@@ -12,7 +12,9 @@
  *   whether its attachment is down. The watcher marks an attachment down, then looks whether the
  *   session is busy. Both are sequentially consistent, so one sees the other.
  * - An attachment that is down is unmapped by the watcher alone, under the session's lock, when the
- *   session is not busy and the application holds nothing of it.
+ *   session is not busy and the application holds nothing of it, no chunk either.
+ * - The calls about chunks (chunks.c) come from a third thread. They read under the session's lock
+ *   what the others write under it, and enter no call.
  * - Order of locks: the library's, then a session's. An attachment's ask lock is taken with neither
  *   held.
  */
@@ -100,6 +102,10 @@ struct attachment {
 	uint32_t moved_number; /* wire_index.number of moved_index */
 	uint8_t *pool;
 	uint64_t pool_bytes;
+	/* The pool's chunks; how often each is held, and their sum. Session lock. */
+	uint64_t chunk_bytes;
+	uint32_t chunk_count, chunks_held;
+	uint32_t *chunk_holds;
 	struct local_client local;
 	struct pin_cell *pins;
 	uint32_t pins_used; /* cells from this one on were never used */

@@ -384,6 +384,10 @@ static void work_connect(struct watcher *w, struct skep *session)
 		pthread_mutex_lock(&session->lock);
 		/* One that died before the session's thread had come round to it. */
 		unseen = session->next;
+		if (unseen && unseen->chunks_held) {
+			list_append(&session->old, &unseen->link);
+			unseen = NULL;
+		}
 		session->next = fresh;
 		pthread_mutex_unlock(&session->lock);
 		session->watched = fresh;
@@ -429,7 +433,8 @@ static struct attachment *retired_take(struct skep *session, bool *left)
 	list_each_safe (node, &session->old) {
 		struct attachment *a = list_item(node, struct attachment, link);
 
-		if (!busy && !atomic_load_explicit(&a->holds, memory_order_relaxed)) {
+		if (!busy && !a->chunks_held &&
+			!atomic_load_explicit(&a->holds, memory_order_relaxed)) {
 			list_remove(&a->link);
 			found = a;
 			break;
@@ -452,7 +457,7 @@ static struct attachment *current_take(struct skep *session, bool *left)
 		*left = true;
 	if (a && (!atomic_load_explicit(&a->down, memory_order_relaxed) || a->gone))
 		a = NULL;
-	if (a && atomic_load_explicit(&a->holds, memory_order_relaxed)) {
+	if (a && (a->chunks_held || atomic_load_explicit(&a->holds, memory_order_relaxed))) {
 		*left = true;
 		a = NULL;
 	}

@@ -76,6 +76,9 @@ static void child_calls(struct held *held)
 	REQUIRE_EQ(mappings(), 0);
 	REQUIRE_EQ(skep_match(session, &match, 1), -EOWNERDEAD);
 	REQUIRE_EQ(skep_pin_refs(session, held->refs, BLOCKS, &pin), -EOWNERDEAD);
+	REQUIRE_EQ(skep_chunks(session, NULL, 0), -EOWNERDEAD);
+	REQUIRE_EQ(skep_chunk_hold(session, 1), -EOWNERDEAD);
+	REQUIRE_EQ(skep_chunk_release(session, 1), -EOWNERDEAD);
 	REQUIRE_EQ(skep_view(session, &held->refs[0], 0, &view), -EOWNERDEAD);
 	REQUIRE_EQ(skep_copy(session, &copy), -EOWNERDEAD);
 	REQUIRE_EQ(skep_views(session, 0, held->refs, &view, 1), -EOWNERDEAD);

@@ -18,7 +18,7 @@ from skep import _structs, errors, session
 CC, INCLUDE = sys.argv[1:3]
 # Handles, and what is C's alone.
 OPAQUE = {"skep", "skep_space", "skep_chain", "skep_queue", "skep_gpu", "skep_gpu_plan",
-          "skep_gpu_job"}
+          "skep_gpu_job", "skep_chunk"}
 
 
 def c_name(field):

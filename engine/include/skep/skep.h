@@ -165,6 +165,70 @@ SKEP_API void skep_close(struct skep *session);
  */
 SKEP_API int skep_attached(struct skep *session);
 
+/* -------------------------------------------------------------------------------- chunks */
+
+/**
+ * enum skep_chunk_state - what becomes of a chunk
+ * @SKEP_CHUNK_LIVE: it is of the daemon that serves
+ * @SKEP_CHUNK_OLD: its daemon has gone; the session still holds pins or reserved frames of it
+ * @SKEP_CHUNK_LEAVING: … none any more, and none will come: it is unmapped once nobody holds it
+ */
+enum skep_chunk_state {
+	SKEP_CHUNK_LIVE,
+	SKEP_CHUNK_OLD,
+	SKEP_CHUNK_LEAVING,
+};
+
+/**
+ * struct skep_chunk - a piece of the pool that is registered with a device as a whole
+ * @id: names it; never used again in this session
+ * @memory: where it lies here, page-aligned; touched by nobody who does not hold it
+ * @bytes: its length, whole pages, all of them there
+ * @state: of enum skep_chunk_state
+ * @readonly: 1: mapped without the right to write (SKEP_OPEN_READONLY), else 0
+ */
+struct skep_chunk {
+	uint64_t id;
+	void *memory;
+	uint64_t bytes;
+	uint32_t state;
+	uint32_t readonly;
+};
+
+/**
+ * skep_chunks() - which memory the pool is made of, as far as the daemon has filled it with pages
+ * @session: the session
+ * @chunks: out, room for @max; NULL with 0
+ * @max: of them
+ *
+ * For who makes that memory known to a device in the background. It is asked again from time to
+ * time (a tenth of a second is often enough): chunks come as a pool grows and with every new
+ * daemon, and each that is held should be let go within a second of being told SKEP_CHUNK_LEAVING,
+ * as the next daemon may want its memory.
+ *
+ * Threads: this call and the next two may come from a thread of their own, beside the session's,
+ * one at a time. It must have ended before skep_close(), which unmaps what is held too.
+ *
+ * Return: chunks there are, of which @max at most were written; -EINVAL, -EOWNERDEAD.
+ */
+SKEP_API int skep_chunks(struct skep *session, struct skep_chunk *chunks, unsigned max);
+
+/**
+ * skep_chunk_hold() - keep a chunk mapped, however long its daemon has gone
+ * @session: the session
+ * @id: of the chunk; each hold is let go once
+ * Return: 0; -ENOENT (it has gone, or is about to: SKEP_CHUNK_LEAVING), -EINVAL, -EOWNERDEAD.
+ */
+SKEP_API int skep_chunk_hold(struct skep *session, uint64_t id);
+
+/**
+ * skep_chunk_release() - let go of a chunk; its memory may be gone when the call is back
+ * @session: the session
+ * @id: of the chunk
+ * Return: 0; -ENOENT (it is not held), -EINVAL, -EOWNERDEAD.
+ */
+SKEP_API int skep_chunk_release(struct skep *session, uint64_t id);
+
 /* -------------------------------------------------------------------------------- spaces */
 
 /**
