@@ -430,10 +430,18 @@ static struct attachment *retired_take(struct skep *session, bool *left)
 	/* Sequentially consistent: pairs with session_enter(). Acquire: sees what was held. */
 	busy = atomic_load_explicit(&session->busy, memory_order_seq_cst);
 	*left = !list_empty(&session->old);
+	/* One that died before the session's thread had come round to it. */
+	if (session->next && atomic_load_explicit(&session->next->down, memory_order_relaxed)) {
+		*left = true;
+		if (!session->next->chunks_held) {
+			found = session->next;
+			session->next = NULL;
+		}
+	}
 	list_each_safe (node, &session->old) {
 		struct attachment *a = list_item(node, struct attachment, link);
 
-		if (!busy && !a->chunks_held &&
+		if (!found && !busy && !a->chunks_held &&
 			!atomic_load_explicit(&a->holds, memory_order_relaxed)) {
 			list_remove(&a->link);
 			found = a;
