@@ -53,9 +53,20 @@ static void cuda_pinned_free(struct gpu *gpu, void *memory, size_t bytes)
 	cuda_leave(entered);
 }
 
+/*
+ * Memory is registered while the engine may be capturing a graph on another thread. That would make
+ * the capture invalid, unless this thread says that it has nothing to do with it.
+ */
+static CUstreamCaptureMode capture_mode(CUstreamCaptureMode mode)
+{
+	(void)driver.cuThreadExchangeStreamCaptureMode(&mode);
+	return mode;
+}
+
 static int cuda_enroll(struct gpu *gpu, void *memory, size_t bytes, bool read_only)
 {
 	unsigned flags = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
+	CUstreamCaptureMode before;
 	bool entered;
 	int rc;
 
@@ -64,7 +75,9 @@ static int cuda_enroll(struct gpu *gpu, void *memory, size_t bytes, bool read_on
 	if (read_only)
 		flags |= CU_MEMHOSTREGISTER_READ_ONLY;
 	entered = cuda_enter(gpu);
+	before = capture_mode(CU_STREAM_CAPTURE_MODE_RELAXED);
 	rc = DRIVER(gpu, cuMemHostRegister, memory, bytes, flags);
+	capture_mode(before);
 	cuda_leave(entered);
 	return rc;
 }
@@ -72,8 +85,10 @@ static int cuda_enroll(struct gpu *gpu, void *memory, size_t bytes, bool read_on
 static void cuda_dismiss(struct gpu *gpu, void *memory)
 {
 	bool entered = cuda_enter(gpu);
+	CUstreamCaptureMode before = capture_mode(CU_STREAM_CAPTURE_MODE_RELAXED);
 
 	DRIVER_END(gpu, cuMemHostUnregister, memory);
+	capture_mode(before);
 	cuda_leave(entered);
 }
 

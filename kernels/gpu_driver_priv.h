@@ -59,7 +59,8 @@
 	X(cuStreamCreate)                                                                          \
 	X(cuStreamDestroy)                                                                         \
 	X(cuStreamSynchronize)                                                                     \
-	X(cuStreamWaitEvent)
+	X(cuStreamWaitEvent)                                                                       \
+	X(cuThreadExchangeStreamCaptureMode)
 
 struct driver {
 #define X(name) __typeof__(name) *name;

@@ -25,7 +25,8 @@ SHOWN fake_cuda_held held;
 #define PAGE_BYTES   ((size_t)2 << 20)
 #define SHARED_MAX   (64 << 10)
 #define MAPPINGS_MAX 1024
-#define KERNELS_MAX  8
+#define KERNELS_MAX  32
+#define RANGES_MAX   1024
 
 static atomic_ulong call_count, fail_at;
 static atomic_bool end_fails;
@@ -35,11 +36,19 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static CUdeviceptr mappings[MAPPINGS_MAX];
 static size_t mapping_count;
 
+/* Memory of the device, and of this machine where it is page-locked: what batches may name. */
+static struct range {
+	uintptr_t at;
+	size_t bytes;
+} ranges[RANGES_MAX];
+static size_t range_count;
+
 /* The leak checker of gcc 12 ends a program whose opened library has thread variables of another
  * model. */
 #define OF_THREAD _Thread_local __attribute__((tls_model("initial-exec")))
 static OF_THREAD CUcontext stack[4];
 static OF_THREAD int depth;
+static OF_THREAD CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 
 void fail_nth(unsigned long nth)
 {
@@ -201,6 +210,41 @@ SHOWN CUresult cuCtxPopCurrent(CUcontext *context)
 
 /* ------------------------------------------------------------------------------------- memory */
 
+static CUresult range_had(uintptr_t at, size_t bytes)
+{
+	pthread_mutex_lock(&lock);
+	RIGHT(range_count < RANGES_MAX);
+	ranges[range_count++] = (struct range){at, bytes};
+	pthread_mutex_unlock(&lock);
+	return had();
+}
+
+static CUresult range_ended(uintptr_t at)
+{
+	size_t i = 0;
+
+	pthread_mutex_lock(&lock);
+	while (i < range_count && ranges[i].at != at)
+		i++;
+	RIGHT(i < range_count);
+	ranges[i] = ranges[--range_count];
+	pthread_mutex_unlock(&lock);
+	return ended();
+}
+
+/* Whether a copy may name it: it lies whole in one of the ranges. */
+static bool range_known(uintptr_t at, size_t bytes)
+{
+	bool known = false;
+
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < range_count && !known; i++)
+		known = at >= ranges[i].at && at - ranges[i].at <= ranges[i].bytes &&
+			bytes <= ranges[i].bytes - (at - ranges[i].at);
+	pthread_mutex_unlock(&lock);
+	return known;
+}
+
 SHOWN CUresult cuMemAlloc(CUdeviceptr *at, size_t bytes)
 {
 	WITH_CONTEXT();
@@ -208,14 +252,16 @@ SHOWN CUresult cuMemAlloc(CUdeviceptr *at, size_t bytes)
 	if (bytes > (size_t)1 << 30)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	*at = (uintptr_t)aligned_alloc(256, (bytes + 255) & ~(size_t)255);
-	return *at ? had() : CUDA_ERROR_OUT_OF_MEMORY;
+	return *at ? range_had(*at, bytes) : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 SHOWN CUresult cuMemFree(CUdeviceptr at)
 {
+	CUresult result = range_ended(at);
+
 	WITH_CONTEXT();
 	free((void *)(uintptr_t)at);
-	return ended();
+	return result;
 }
 
 SHOWN CUresult cuMemHostAlloc(void **memory, size_t bytes, unsigned flags)
@@ -224,29 +270,46 @@ SHOWN CUresult cuMemHostAlloc(void **memory, size_t bytes, unsigned flags)
 	MAY_FAIL();
 	(void)flags;
 	*memory = aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095);
-	return *memory ? had() : CUDA_ERROR_OUT_OF_MEMORY;
+	return *memory ? range_had((uintptr_t)*memory, bytes) : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 SHOWN CUresult cuMemFreeHost(void *memory)
 {
+	CUresult result = range_ended((uintptr_t)memory);
+
 	WITH_CONTEXT();
 	free(memory);
-	return ended();
+	return result;
 }
+
+SHOWN CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
+{
+	CUstreamCaptureMode before = capture_mode;
+
+	capture_mode = *mode;
+	*mode = before;
+	return CUDA_SUCCESS;
+}
+
+/* What may come while another thread captures a graph must not end the capture. */
+#define APART() RIGHT(capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
 
 SHOWN CUresult cuMemHostRegister(void *memory, size_t bytes, unsigned flags)
 {
 	WITH_CONTEXT();
+	APART();
 	MAY_FAIL();
 	(void)flags;
-	return msync(memory, bytes, MS_ASYNC) == 0 ? had() : CUDA_ERROR_INVALID_VALUE;
+	if (msync(memory, bytes, MS_ASYNC) != 0)
+		return CUDA_ERROR_INVALID_VALUE;
+	return range_had((uintptr_t)memory, bytes);
 }
 
 SHOWN CUresult cuMemHostUnregister(void *memory)
 {
 	WITH_CONTEXT();
-	(void)memory;
-	return ended();
+	APART();
+	return range_ended((uintptr_t)memory);
 }
 
 SHOWN CUresult cuMemGetAllocationGranularity(
@@ -377,6 +440,7 @@ SHOWN CUresult cuStreamDestroy(CUstream stream)
 SHOWN CUresult cuStreamSynchronize(CUstream stream)
 {
 	WITH_CONTEXT();
+	RIGHT(capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL);
 	(void)stream;
 	return CUDA_SUCCESS;
 }
@@ -483,8 +547,10 @@ SHOWN CUresult cuMemcpyBatchAsync(CUdeviceptr *to, CUdeviceptr *from, size_t *by
 	RIGHT(attributes->srcAccessOrder == CU_MEMCPY_SRC_ACCESS_ORDER_STREAM);
 	if (!stream)
 		return CUDA_ERROR_INVALID_VALUE;
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
+		RIGHT(range_known(to[i], bytes[i]) && range_known(from[i], bytes[i]));
 		memcpy((void *)(uintptr_t)to[i], (const void *)(uintptr_t)from[i], bytes[i]);
+	}
 	return CUDA_SUCCESS;
 }
 

@@ -5,8 +5,9 @@
 /*
  * A libcuda.so.1 of this machine's memory, for what can be tested of the CUDA back end without a
  * device: that each call comes with the right context and the right arguments, and that a failure
- * of any of them leaves nothing behind. Work is done during the call that submits it. The calls
- * below are found in the opened library by dlsym, under these names.
+ * of any of them leaves nothing behind. Work is done during the call that submits it; what a batch
+ * of copies names must lie in one piece of memory that the device can reach. The calls below are
+ * found in the opened library by dlsym, under these names.
  */
 
 /* From now on the kernel @name is there, and is @work of one argument of @args_bytes. */
