@@ -5,10 +5,12 @@
 #include <skep/skep_gpu.h>
 #include <stdbool.h>
 
+#include "engine/gpu/registrar_priv.h"
 #include "kernels/gather.h"
 #include "kernels/gpu.h"
 
 #define RING_SLOTS_MAX 8
+#define RING_PARTS_MAX 64
 
 /* A device for one session. */
 struct skep_gpu {
@@ -16,7 +18,15 @@ struct skep_gpu {
 	struct gpu *device;
 	enum skep_gpu_kind kind;
 	uint32_t ring_slots, ring_parts; /* no slots: parts are moved where they lie */
+	pid_t owner;			 /* in a child of fork() nothing of it is touched */
+	struct registrar *registrar;	 /* or NULL: nothing is registered */
+	struct moved {
+		uint64_t parts, bytes;
+	} direct, staged; /* how parts passed between pool and ring */
 };
+
+/* Is this the process that opened it? */
+bool gpu_ours(const struct skep_gpu *gpu);
 
 /*
  * The ring: parts on their way between pool and tensors. Kernels run on one stream, copies on the
@@ -25,7 +35,8 @@ struct skep_gpu {
  */
 struct ring {
 	uint64_t at;
-	uint32_t turn; /* slots used so far */
+	unsigned char *staged; /* page-locked, as long as a slot; for copies alone (stage.c) */
+	uint32_t turn;	       /* slots used so far */
 	struct gpu_stream *kernels, *copies;
 	struct gpu_event *kernel_done[RING_SLOTS_MAX], *copy_done[RING_SLOTS_MAX];
 };
@@ -58,12 +69,18 @@ struct skep_gpu_job {
 	int32_t *statuses;
 	struct skep_frame *frames; /* save: those that are moved */
 	uint8_t **bytes;	   /* of each moved part, in the pool */
+	uint32_t *chunks;	   /* of each, with a ring: the registered chunk, or 0 */
 	struct skep_ref *refs;	   /* load */
 	struct skep_pin pin;
 	unsigned char *memory; /* page-locked: what goes to the device and comes back */
 	uint64_t at;	       /* the same on the device */
 	uint64_t scratch;
 	struct gpu_event *began, *done;
+	/* What stage_work() is called with, for each slot's worth of parts. */
+	struct stage {
+		struct skep_gpu_job *job;
+		uint32_t first, count; /* of the moved parts */
+	} * stages;
 };
 
 /* One of the plan's jobs that is not under way, or NULL. */
@@ -96,6 +113,16 @@ int jobs_create(struct skep_gpu_plan *plan);
 void jobs_destroy(struct skep_gpu_plan *plan);
 int ring_create(struct skep_gpu_plan *plan);
 void ring_destroy(struct skep_gpu_plan *plan);
+
+/* Where part @part of slot @slot of the ring lies on the device. */
+uint64_t ring_part(const struct skep_gpu_plan *plan, uint32_t slot, uint32_t part);
+
+/* Decides for each moved part how it passes between pool and ring; pins and reservations stand. */
+void ways_find(struct skep_gpu_job *job);
+
+/* Submits the copies of a slot's parts between pool and ring, the end of which is the slot's event
+ * copy_done. @first is a multiple of ring_parts. */
+int slot_copy(struct skep_gpu_job *job, uint32_t slot, uint32_t first, uint32_t count);
 
 /* What the two kinds of jobs do at their end, when the device is done with @device_status. */
 int save_end(struct skep_gpu_job *job, int device_status, uint64_t deadline_ns);

@@ -55,7 +55,11 @@ static int job_create(struct skep_gpu_plan *plan, struct skep_gpu_job *job)
 	job->frames = memory_calloc(plan->blocks_max, sizeof(*job->frames));
 	job->bytes = memory_calloc(plan->blocks_max, sizeof(*job->bytes));
 	job->refs = memory_calloc(plan->blocks_max, sizeof(*job->refs));
-	if (!job->index || !job->statuses || !job->frames || !job->bytes || !job->refs)
+	job->chunks = memory_calloc(plan->blocks_max, sizeof(*job->chunks));
+	job->stages = memory_calloc(
+		divide_up(plan->blocks_max, plan->gpu->ring_parts), sizeof(*job->stages));
+	if (!job->index || !job->statuses || !job->frames || !job->bytes || !job->refs ||
+		!job->chunks || !job->stages)
 		return -ENOMEM;
 	rc = gpu_pinned_alloc(device, plan->places.bytes, (void **)&job->memory);
 	if (!rc)
@@ -94,6 +98,8 @@ void jobs_destroy(struct skep_gpu_plan *plan)
 		memory_free(job->frames);
 		memory_free(job->bytes);
 		memory_free(job->refs);
+		memory_free(job->chunks);
+		memory_free(job->stages);
 		if (job->memory)
 			gpu_pinned_free(device, job->memory);
 		if (job->at)
@@ -113,14 +119,16 @@ int ring_create(struct skep_gpu_plan *plan)
 {
 	struct gpu *device = plan->gpu->device;
 	struct ring *ring = &plan->ring;
-	size_t bytes = (size_t)plan->gpu->ring_slots * plan->gpu->ring_parts *
-		       align_up(plan->gather.part_bytes, 256);
+	size_t slot = plan->gpu->ring_parts * align_up(plan->gather.part_bytes, 256);
+	size_t bytes = plan->gpu->ring_slots * slot;
 	int rc = gpu_stream_create(device, &ring->kernels);
 
 	if (!rc)
 		rc = gpu_stream_create(device, &ring->copies);
 	if (!rc && bytes)
 		rc = gpu_alloc(device, bytes, &ring->at);
+	if (!rc && bytes)
+		rc = gpu_pinned_alloc(device, slot, (void **)&ring->staged);
 	for (uint32_t i = 0; i < plan->gpu->ring_slots && !rc; i++) {
 		rc = gpu_event_create(device, &ring->kernel_done[i]);
 		if (!rc)
@@ -145,6 +153,8 @@ void ring_destroy(struct skep_gpu_plan *plan)
 	}
 	if (ring->at)
 		gpu_free(plan->gpu->device, ring->at);
+	if (ring->staged)
+		gpu_pinned_free(plan->gpu->device, ring->staged);
 }
 
 /* -------------------------------------------------------------------------------- what it moves */
@@ -228,47 +238,6 @@ static int launch(struct skep_gpu_job *job, uint32_t first, uint32_t count)
 	return scatter_parts(plan->ring.kernels, &work);
 }
 
-static uint64_t ring_part(const struct skep_gpu_plan *plan, uint32_t slot, uint32_t part)
-{
-	return plan->ring.at + ((uint64_t)slot * plan->gpu->ring_parts + part) *
-				       align_up(plan->gather.part_bytes, 256);
-}
-
-/* How many moved parts from @first on lie side by side in the pool, and in the ring. */
-static uint32_t joined(const struct skep_gpu_job *job, uint32_t first, uint32_t end)
-{
-	size_t bytes = job->plan->gather.part_bytes;
-	uint32_t count = 1;
-
-	if (bytes != align_up(bytes, 256))
-		return 1;
-	while (first + count < end &&
-		job->bytes[first + count] == job->bytes[first] + count * bytes)
-		count++;
-	return count;
-}
-
-/* Copies the parts of a slot between pool and ring; what lies side by side goes as one copy. */
-static int slot_copy(struct skep_gpu_job *job, uint32_t slot, uint32_t first, uint32_t count)
-{
-	struct skep_gpu_plan *plan = job->plan;
-	uint32_t i = 0;
-	int rc = 0;
-
-	while (i < count && !rc) {
-		uint32_t together = joined(job, first + i, first + count);
-		size_t bytes = (size_t)together * plan->gather.part_bytes;
-		uint64_t at = ring_part(plan, slot, i);
-
-		if (job->load)
-			rc = gpu_copy_in(plan->ring.copies, at, job->bytes[first + i], bytes);
-		else
-			rc = gpu_copy_out(plan->ring.copies, job->bytes[first + i], at, bytes);
-		i += together;
-	}
-	return rc ? rc : gpu_event_record(plan->ring.copy_done[slot], plan->ring.copies);
-}
-
 static int slot_launch(struct skep_gpu_job *job, uint32_t slot, uint32_t first, uint32_t count)
 {
 	struct ring *ring = &job->plan->ring;
@@ -341,8 +310,10 @@ static int move_all(struct skep_gpu_job *job)
 	struct ring *ring = &job->plan->ring;
 	int rc;
 
-	if (gpu->ring_slots)
+	if (gpu->ring_slots) {
 		ring_places(job);
+		ways_find(job);
+	}
 	rc = send(job);
 	if (!gpu->ring_slots && !rc)
 		rc = launch(job, 0, job->moved);
@@ -398,6 +369,8 @@ int job_submit(struct skep_gpu_job *job, uint64_t stream)
 
 int skep_gpu_done(struct skep_gpu_job *job)
 {
+	if (!gpu_ours(job->plan->gpu))
+		return -EOWNERDEAD;
 	return job->moved ? gpu_event_done(job->done) : 1;
 }
 
@@ -414,8 +387,11 @@ static int job_wait(struct skep_gpu_job *job)
 
 int skep_gpu_end(struct skep_gpu_job *job, int32_t *statuses, uint64_t deadline_ns)
 {
-	int rc = job_wait(job);
+	int rc;
 
+	if (!gpu_ours(job->plan->gpu))
+		return -EOWNERDEAD;
+	rc = job_wait(job);
 	rc = job->load ? load_end(job, rc) : save_end(job, rc, deadline_ns);
 	if (statuses)
 		memcpy(statuses, job->statuses, job->count * sizeof(*statuses));
@@ -425,7 +401,7 @@ int skep_gpu_end(struct skep_gpu_job *job, int32_t *statuses, uint64_t deadline_
 
 void skep_gpu_abort(struct skep_gpu_job *job)
 {
-	if (!job)
+	if (!job || !gpu_ours(job->plan->gpu))
 		return;
 	(void)job_wait(job);
 	if (job->load)

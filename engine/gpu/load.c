@@ -43,6 +43,8 @@ int skep_gpu_load_begin(
 
 	if (!rc && (!mine.count || !mine.refs))
 		rc = -EINVAL;
+	if (!rc && !gpu_ours(plan->gpu))
+		rc = -EOWNERDEAD;
 	if (rc < 0)
 		return rc;
 	job = job_take(plan);

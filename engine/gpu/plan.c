@@ -2,6 +2,7 @@
 /* Devices and plans. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/memory.h"
@@ -9,7 +10,6 @@
 
 #define RING_SLOTS_USUAL 3
 #define RING_PARTS_USUAL 4
-#define RING_PARTS_MAX	 64
 #define BLOCKS_USUAL	 128
 #define BLOCKS_LIMIT	 16384
 #define JOBS_USUAL	 4
@@ -31,6 +31,11 @@ int options_take(void *to, const void *from, size_t bytes)
 	return 0;
 }
 
+bool gpu_ours(const struct skep_gpu *gpu)
+{
+	return gpu->owner == getpid();
+}
+
 int skep_gpu_open(
 	struct skep *session, const struct skep_gpu_options *options, struct skep_gpu **out)
 {
@@ -41,12 +46,13 @@ int skep_gpu_open(
 	if (rc < 0)
 		return rc;
 	if (mine.kind > SKEP_GPU_CUDA || mine.ring_slots > RING_SLOTS_MAX ||
-		mine.ring_parts > RING_PARTS_MAX)
+		mine.ring_parts > RING_PARTS_MAX || mine.flags & ~(uint32_t)SKEP_GPU_UNREGISTERED)
 		return -EINVAL;
 	gpu = memory_zalloc(sizeof(*gpu));
 	if (!gpu)
 		return -ENOMEM;
 	gpu->session = session;
+	gpu->owner = getpid();
 	gpu->kind = mine.kind;
 	gpu->ring_slots = mine.ring_slots;
 	if (!gpu->ring_slots && gpu->kind == SKEP_GPU_CUDA)
@@ -57,14 +63,21 @@ int skep_gpu_open(
 		memory_free(gpu);
 		return rc;
 	}
+	if (gpu->ring_slots && !(mine.flags & SKEP_GPU_UNREGISTERED))
+		rc = registrar_create(session, gpu->device, true, &gpu->registrar);
+	if (rc < 0) {
+		skep_gpu_close(gpu);
+		return rc;
+	}
 	*out = gpu;
 	return 0;
 }
 
 void skep_gpu_close(struct skep_gpu *gpu)
 {
-	if (!gpu)
+	if (!gpu || !gpu_ours(gpu))
 		return;
+	registrar_destroy(gpu->registrar);
 	gpu_close(gpu->device);
 	memory_free(gpu);
 }
@@ -182,6 +195,8 @@ int skep_gpu_plan_create(struct skep_gpu *gpu, struct skep_space *space,
 
 	if (!rc && !mine.bases)
 		rc = -EINVAL;
+	if (!rc && !gpu_ours(gpu))
+		rc = -EOWNERDEAD;
 	if (rc < 0)
 		return rc;
 	plan = memory_zalloc(sizeof(*plan));
@@ -200,7 +215,7 @@ int skep_gpu_plan_create(struct skep_gpu *gpu, struct skep_space *space,
 
 void skep_gpu_plan_destroy(struct skep_gpu_plan *plan)
 {
-	if (!plan)
+	if (!plan || !gpu_ours(plan->gpu))
 		return;
 	for (uint32_t i = 0; i < plan->jobs_max; i++)
 		if (plan->jobs[i].busy)

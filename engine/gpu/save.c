@@ -47,6 +47,8 @@ int skep_gpu_save_begin(
 
 	if (!rc && !mine.count)
 		rc = -EINVAL;
+	if (!rc && !gpu_ours(plan->gpu))
+		rc = -EOWNERDEAD;
 	if (rc < 0)
 		return rc;
 	job = job_take(plan);

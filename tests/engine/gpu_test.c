@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * libskep-gpu over a node inside this process: whatever call of the device fails, nothing is left
- * behind on the device or in the store, and what can be had afterwards is right. What is malformed
- * is refused. Processes, orders and bad bytes are in tests/node/tensors_test.c.
+ * behind on the device or in the store, and what can be had afterwards is right; parts go where
+ * they lie, through the ring, and through page-locked memory where the pool is not registered
+ * (yet). What is malformed is refused. With the argument `driver` the device is one of CUDA, over
+ * the libcuda of tests/kernels/fake_cuda.c. Processes, orders and bad bytes are in
+ * tests/node/tensors_test.c.
  */
+#include <dlfcn.h>
+#include <sys/wait.h>
+
+#include "base/memory.h"
 #include "engine/gpu/gpu_priv.h"
+#include "kernels/gather_args.h"
 #include "tests/engine/client_unit.h"
+#include "tests/kernels/fake_cuda.h"
 
 enum {
 	LAYERS = 2,
@@ -16,6 +25,7 @@ enum {
 	PART_BYTES = LAYERS * 2 * PAGE_BYTES,
 };
 
+static enum skep_gpu_kind kind = SKEP_GPU_HOST;
 static struct skep *session;
 static struct skep_space *space;
 static unsigned char keys[LAYERS * 2][BLOCKS * PAGE_BYTES], copy[sizeof(keys)];
@@ -41,21 +51,40 @@ static struct skep_gpu_tensors tensors_of(unsigned char *memory, uint64_t *bases
 		.head_stride = TOKEN_BYTES};
 }
 
-static struct skep_gpu *device_open(uint32_t ring_slots)
+/* How parts pass between pool and tensors. */
+enum road { WHERE_THEY_LIE, STAGED, DIRECT, ROADS };
+
+static struct skep_gpu_stats stats_of(struct skep_gpu *gpu)
 {
-	struct skep_gpu_options options = {
-		.struct_bytes = sizeof(options), .ring_slots = ring_slots, .ring_parts = 2};
+	struct skep_gpu_stats stats = {.struct_bytes = sizeof(stats)};
+
+	REQUIRE_EQ(skep_gpu_stats(gpu, &stats), 0);
+	return stats;
+}
+
+static struct skep_gpu *device_open(enum road road)
+{
+	struct skep_gpu_options options = {.struct_bytes = sizeof(options),
+		.kind = kind,
+		.ring_slots = road == WHERE_THEY_LIE ? 0 : 2,
+		.ring_parts = 2,
+		.flags = road == STAGED ? SKEP_GPU_UNREGISTERED : 0};
+	uint64_t until_ns = clock_ns() + 10 * NS_PER_S;
 	struct skep_gpu *gpu;
 
 	REQUIRE_EQ(skep_gpu_open(session, &options, &gpu), 0);
+	/* From then on the library's thread makes no call of the device. */
+	while (road == DIRECT && !stats_of(gpu).chunks_registered) {
+		REQUIRE(clock_ns() < until_ns);
+		usleep(1000);
+	}
 	return gpu;
 }
 
-/* Nothing of the device is held. */
+/* Nothing of the device is held but the chunks that are registered. */
 static void device_close(struct skep_gpu *gpu)
 {
-	static const struct gpu_usage none;
-	struct gpu_usage usage;
+	struct gpu_usage usage, none = {.registered_bytes = stats_of(gpu).bytes_registered};
 
 	gpu_fail_nth(gpu->device, 0, 0);
 	gpu_usage(gpu->device, &usage);
@@ -131,9 +160,9 @@ static int load(struct skep_gpu_plan *plan, const struct skep_ref *refs)
  * From nothing to nothing with one call of the device failing: a plan over the keys, and one over
  * the copy; saved, matched, loaded. Return: 0, or -EIO where the failure came through.
  */
-static int life(uint32_t ring_slots, uint64_t nth, uint32_t story)
+static int life(enum road road, uint64_t nth, uint32_t story)
 {
-	struct skep_gpu *gpu = device_open(ring_slots);
+	struct skep_gpu *gpu = device_open(road);
 	struct skep_gpu_plan *from = NULL, *to = NULL;
 	struct skep_chain *chain = chain_of(story);
 	struct skep_ref refs[BLOCKS];
@@ -163,6 +192,8 @@ static int life(uint32_t ring_slots, uint64_t nth, uint32_t story)
 			REQUIRE_EQ(load(to, refs), BLOCKS);
 		REQUIRE_EQ(memcmp(copy, keys, sizeof(keys)), 0);
 	}
+	REQUIRE(!stats_of(gpu).parts_direct || road == DIRECT);
+	REQUIRE(!stats_of(gpu).parts_staged || road == STAGED);
 	skep_gpu_plan_destroy(from);
 	skep_gpu_plan_destroy(to);
 	device_close(gpu);
@@ -171,21 +202,227 @@ static int life(uint32_t ring_slots, uint64_t nth, uint32_t story)
 	return rc < 0 ? rc : 0;
 }
 
-static void each_failure_leaves_nothing(uint32_t ring_slots)
+static void each_failure_leaves_nothing(enum road road)
 {
+	static const char *const names[ROADS] = {"where they lie", "staged", "direct"};
 	uint64_t nth = 1;
 
-	while (life(ring_slots, nth, (uint32_t)(nth + 500 * ring_slots)) < 0)
+	while (life(road, nth, (uint32_t)(nth + 500 * road)) < 0)
 		nth++;
-	printf("ring of %u slots: %llu calls failed in turn\n", ring_slots,
-		(unsigned long long)nth - 1);
+	printf("%s: %llu calls failed in turn\n", names[road], (unsigned long long)nth - 1);
 	REQUIRE(nth > 20);
+}
+
+/* -------------------------------------------------------------------------- registered or not */
+
+/* A device whose registrar does nothing but at registrar_turn(), with plans over keys and copy. */
+struct bench {
+	struct skep_gpu *gpu;
+	struct skep_gpu_plan *from, *to;
+	struct skep_chain *chain;
+	struct skep_ref refs[BLOCKS];
+};
+
+static void bench_open(struct bench *bench, uint32_t story)
+{
+	uint64_t bases[LAYERS * 2];
+	struct skep_gpu_tensors tensors = tensors_of(keys[0], bases);
+
+	bench->gpu = device_open(STAGED);
+	REQUIRE_EQ(registrar_create(session, bench->gpu->device, false, &bench->gpu->registrar), 0);
+	REQUIRE_EQ(skep_gpu_plan_create(bench->gpu, space, &tensors, &bench->from), 0);
+	tensors = tensors_of(copy, bases);
+	REQUIRE_EQ(skep_gpu_plan_create(bench->gpu, space, &tensors, &bench->to), 0);
+	bench->chain = chain_of(story);
+	memset(copy, 0xa5, sizeof(copy));
+}
+
+static void bench_close(struct bench *bench)
+{
+	skep_gpu_plan_destroy(bench->from);
+	skep_gpu_plan_destroy(bench->to);
+	skep_chain_destroy(bench->chain);
+	device_close(bench->gpu);
+}
+
+static void bench_match(struct bench *bench)
+{
+	REQUIRE_EQ(match(bench->chain, bench->refs).matched, BLOCKS);
+}
+
+static void require_loaded(void)
+{
+	REQUIRE_EQ(memcmp(copy, keys, sizeof(keys)), 0);
+	memset(copy, 0xa5, sizeof(copy));
+}
+
+/* Jobs that began before and after it go each their own way, in one ring. */
+static void a_chunk_is_registered_amid_jobs(void)
+{
+	struct skep_gpu_job *first, *second;
+	struct skep_gpu_stats stats;
+	struct bench bench;
+
+	bench_open(&bench, 3001);
+	REQUIRE_EQ(save_begin(bench.from, bench.chain, &first), BLOCKS);
+	REQUIRE(registrar_turn(bench.gpu->registrar));
+	REQUIRE_EQ(skep_gpu_end(first, NULL, skep_deadline_ms(1000)), BLOCKS);
+	stats = stats_of(bench.gpu);
+	REQUIRE_EQ(stats.parts_staged, BLOCKS);
+	REQUIRE_EQ(stats.bytes_staged, BLOCKS * PART_BYTES);
+	REQUIRE_EQ(stats.chunks_registered, 1);
+	REQUIRE(stats.bytes_registered >= BLOCKS * PART_BYTES && !stats.parts_direct);
+	bench_match(&bench);
+	REQUIRE_EQ(load(bench.to, bench.refs), BLOCKS);
+	require_loaded();
+	REQUIRE_EQ(stats_of(bench.gpu).parts_direct, BLOCKS);
+
+	/* Back to nothing registered: as a new device that has not come round to it. */
+	registrar_destroy(bench.gpu->registrar);
+	REQUIRE_EQ(registrar_create(session, bench.gpu->device, false, &bench.gpu->registrar), 0);
+	REQUIRE_EQ(load_begin(bench.to, bench.refs, &first), BLOCKS);
+	REQUIRE(registrar_turn(bench.gpu->registrar));
+	REQUIRE_EQ(load_begin(bench.to, bench.refs, &second), BLOCKS);
+	skep_gpu_abort(first);
+	REQUIRE_EQ(skep_gpu_end(second, NULL, 0), BLOCKS);
+	require_loaded();
+	stats = stats_of(bench.gpu);
+	REQUIRE_EQ(stats.parts_staged, 2 * BLOCKS);
+	REQUIRE_EQ(stats.parts_direct, 2 * BLOCKS);
+	bench_close(&bench);
+}
+
+/* It is told and not tried again; what lies in it is saved and loaded all the same. */
+static void a_refused_chunk_is_staged(void)
+{
+	struct skep_gpu_stats stats;
+	struct bench bench;
+	uint64_t calls;
+
+	bench_open(&bench, 3002);
+	gpu_fail_nth(bench.gpu->device, 1, -ENOMEM);
+	REQUIRE(registrar_turn(bench.gpu->registrar));
+	calls = gpu_calls(bench.gpu->device);
+	REQUIRE(!registrar_turn(bench.gpu->registrar));
+	REQUIRE_EQ(gpu_calls(bench.gpu->device), calls);
+	stats = stats_of(bench.gpu);
+	REQUIRE_EQ(stats.chunks_refused, 1);
+	REQUIRE_EQ(stats.refusal, -ENOMEM);
+	REQUIRE(!stats.chunks_registered && !stats.chunks_waiting && !stats.bytes_registered);
+	REQUIRE_EQ(save(bench.from, bench.chain), BLOCKS);
+	bench_match(&bench);
+	REQUIRE_EQ(load(bench.to, bench.refs), BLOCKS);
+	require_loaded();
+	stats = stats_of(bench.gpu);
+	REQUIRE_EQ(stats.parts_staged, 2 * BLOCKS);
+	REQUIRE_EQ(stats.parts_direct, 0);
+	bench_close(&bench);
+}
+
+/* Without memory nothing is opened; without memory for its list the registrar does it later. */
+static void memory_that_fails_is_had_later(void)
+{
+	struct skep_gpu_options options = {
+		.struct_bytes = sizeof(options), .kind = kind, .ring_slots = 2};
+	struct bench bench;
+	struct skep_gpu *gpu;
+	unsigned long nth = 1;
+	int rc;
+
+	do {
+		memory_fail_after(nth, 0);
+		rc = skep_gpu_open(session, &options, &gpu);
+		memory_fail_after(0, 0);
+		REQUIRE(rc == 0 || rc == -ENOMEM);
+		nth++;
+	} while (rc < 0);
+	/* The thread may have found none either; it looks again. */
+	for (unsigned i = 0; !stats_of(gpu).chunks_registered; i++) {
+		REQUIRE(i < 5000);
+		usleep(1000);
+	}
+	REQUIRE(nth > 4);
+	skep_gpu_close(gpu);
+
+	bench_open(&bench, 3003);
+	for (nth = 1; nth <= 3; nth++) {
+		memory_fail_after(nth, 0);
+		registrar_turn(bench.gpu->registrar);
+		memory_fail_after(0, 0);
+	}
+	REQUIRE_EQ(stats_of(bench.gpu).chunks_registered, 1);
+	bench_close(&bench);
+}
+
+/* ----------------------------------------------------------------------------------- the caller */
+
+/* What a child of fork() finds: everything says so, and nothing waits for threads it has not. */
+static void child_finds_nothing(struct bench *bench, struct skep_gpu_job *job)
+{
+	struct skep_gpu_stats stats = {.struct_bytes = sizeof(stats)};
+	uint64_t bases[LAYERS * 2];
+	struct skep_gpu_tensors tensors = tensors_of(keys[0], bases);
+	struct skep_gpu_plan *plan;
+	struct skep_gpu_job *other;
+
+	REQUIRE_EQ(skep_gpu_stats(bench->gpu, &stats), -EOWNERDEAD);
+	REQUIRE_EQ(skep_gpu_plan_create(bench->gpu, space, &tensors, &plan), -EOWNERDEAD);
+	REQUIRE_EQ(save_begin(bench->from, bench->chain, &other), -EOWNERDEAD);
+	REQUIRE_EQ(load_begin(bench->to, bench->refs, &other), -EOWNERDEAD);
+	REQUIRE_EQ(skep_gpu_done(job), -EOWNERDEAD);
+	REQUIRE_EQ(skep_gpu_end(job, NULL, 0), -EOWNERDEAD);
+	skep_gpu_abort(job);
+	skep_gpu_plan_destroy(bench->to);
+	skep_gpu_close(bench->gpu);
+}
+
+static void a_child_of_fork_touches_nothing(void)
+{
+	struct skep_gpu_job *job;
+	struct bench bench;
+	int status;
+	pid_t child;
+
+	bench_open(&bench, 3004);
+	REQUIRE_EQ(save(bench.from, bench.chain), BLOCKS);
+	bench_match(&bench);
+	REQUIRE_EQ(load_begin(bench.to, bench.refs, &job), BLOCKS);
+	fflush(NULL);
+	child = fork();
+	REQUIRE(child >= 0);
+	if (!child) {
+		alarm(20);
+		child_finds_nothing(&bench, job);
+		_exit(0);
+	}
+	REQUIRE_EQ(waitpid(child, &status, 0), child);
+	REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	REQUIRE_EQ(skep_gpu_end(job, NULL, 0), BLOCKS);
+	require_loaded();
+	bench_close(&bench);
+}
+
+static void malformed_stats_are_refused(struct skep_gpu *gpu)
+{
+	struct skep_gpu_stats stats = {.struct_bytes = 4, .refusal = 77};
+	struct skep_gpu_options options = {.struct_bytes = sizeof(options), .flags = 2};
+	struct skep_gpu *other;
+
+	REQUIRE_EQ(skep_gpu_stats(gpu, NULL), -EINVAL);
+	REQUIRE_EQ(skep_gpu_stats(NULL, &stats), -EINVAL);
+	REQUIRE_EQ(skep_gpu_stats(gpu, &stats), -EINVAL);
+	/* A caller that knows less is told no more. */
+	stats.struct_bytes = offsetof(struct skep_gpu_stats, refusal);
+	REQUIRE_EQ(skep_gpu_stats(gpu, &stats), 0);
+	REQUIRE_EQ(stats.refusal, 77);
+	REQUIRE_EQ(stats.struct_bytes, offsetof(struct skep_gpu_stats, refusal));
+	REQUIRE_EQ(skep_gpu_open(session, &options, &other), -EINVAL);
 }
 
 static void malformed_is_refused(void)
 {
 	static const uint32_t far[BLOCKS] = {0, 1, 2, BLOCKS, 3, 4};
-	struct skep_gpu *gpu = device_open(0);
+	struct skep_gpu *gpu = device_open(WHERE_THEY_LIE);
 	struct skep_chain *chain = chain_of(1);
 	struct skep_gpu_job *job, *other;
 	struct skep_gpu_plan *plan;
@@ -199,6 +436,7 @@ static void malformed_is_refused(void)
 		.pages = {far, BLOCKS, 0},
 		.deadline_ns = skep_deadline_ms(1000)};
 
+	malformed_stats_are_refused(gpu);
 	REQUIRE_EQ(skep_gpu_plan_create(gpu, space, &tensors, &plan), 0);
 	REQUIRE_EQ(skep_gpu_save_begin(plan, &wrong, &job), -EINVAL); /* a page too far */
 	wrong.pages = (struct skep_gpu_pages){pages, BLOCKS - 1, 0};
@@ -237,7 +475,28 @@ static void malformed_is_refused(void)
 	device_close(gpu);
 }
 
-int main(void)
+/* A device of CUDA, whose kernels are what they stand for on this machine. */
+static void driver_use(void)
+{
+	static char names[2][16][32];
+	void *library = dlopen("libcuda.so.1", RTLD_NOW);
+	fake_cuda_kernel *kernel;
+
+	REQUIRE(library && gather_variant_count <= 16);
+	kernel = (fake_cuda_kernel *)dlsym(library, "kernel");
+	REQUIRE(kernel);
+	for (uint32_t i = 0; i < gather_variant_count; i++) {
+		const char *name = gather_variants[i].name;
+
+		snprintf(names[0][i], sizeof(names[0][i]), "gather_%s", name);
+		snprintf(names[1][i], sizeof(names[1][i]), "scatter_%s", name);
+		kernel(names[0][i], gather_host, sizeof(struct gather_args));
+		kernel(names[1][i], scatter_host, sizeof(struct gather_args));
+	}
+	kind = SKEP_GPU_CUDA;
+}
+
+int main(int argc, char **argv)
 {
 	struct skep_gpu_tensors tensors = tensors_of(keys[0], (uint64_t[LAYERS * 2]){0});
 	struct skep_part_layout part = {0};
@@ -248,6 +507,8 @@ int main(void)
 		.part_count = 1,
 		.parts = &part};
 
+	if (argc > 1 && !strcmp(argv[1], "driver"))
+		driver_use();
 	REQUIRE_EQ(skep_gpu_part(&tensors, &part), 0);
 	REQUIRE_EQ(part.bytes, PART_BYTES);
 	REQUIRE_EQ(part.ranges, LAYERS);
@@ -256,8 +517,13 @@ int main(void)
 	REQUIRE_EQ(skep_open("embedded:dram=64MiB,realm=unit", NULL, &session), 0);
 	REQUIRE_EQ(skep_space_open(session, &options, &space), 0);
 	malformed_is_refused();
-	each_failure_leaves_nothing(0);
-	each_failure_leaves_nothing(2);
+	a_chunk_is_registered_amid_jobs();
+	a_refused_chunk_is_staged();
+	memory_that_fails_is_had_later();
+	a_child_of_fork_touches_nothing();
+	/* A GPU has always a ring. */
+	for (unsigned road = kind == SKEP_GPU_CUDA ? STAGED : 0; road < ROADS; road++)
+		each_failure_leaves_nothing((enum road)road);
 	skep_close(session);
 	return 0;
 }

@@ -3,8 +3,9 @@
  * libskep-gpu on CPU tensors against a running daemon: a prefix saved from one process's tensors is
  * loaded into those of another, which lie otherwise, byte for byte; a byte turned over in the pool
  * is reported for that block alone; an aborted save and a writer killed in mid-save leave nothing
- * that is matched; a load under way outlives the daemon. Parts go straight between pool and
- * tensors, and once more through the ring.
+ * that is matched; a load under way outlives the daemon, and its pool goes when the last job has
+ * ended. Parts go straight between pool and tensors; through the ring, the pool being registered in
+ * the background; and through page-locked memory, nothing being registered.
  */
 #include <errno.h>
 #include <signal.h>
@@ -25,6 +26,7 @@ enum {
 	WRONG = 11,
 	POISON = 0xa5,
 	DRAM_BYTES = 16 << 20,
+	CHUNKS = 4,
 	PAGES_MAX = TOKENS + 2,
 
 	TOLD_SAVED = 1,
@@ -32,7 +34,11 @@ enum {
 	TOLD_FLIPPED,
 	TOLD_BEGUN,
 	TOLD_KILLED,
+	TOLD_STARTED,
 };
+
+/* How parts pass between pool and tensors. */
+enum road { WHERE_THEY_LIE, REGISTERED, STAGED, ROADS };
 
 /* How one engine keeps its tensors. */
 struct engine {
@@ -51,7 +57,8 @@ struct engine {
 /* What a process is told at its start. */
 struct told {
 	char socket[128];
-	uint32_t order, ring_slots;
+	uint32_t order;
+	enum road road;
 	uint64_t story;
 };
 
@@ -122,8 +129,9 @@ static void engine_open(struct engine *engine, const struct told *told, bool rea
 {
 	struct skep_gpu_options options = {.struct_bytes = sizeof(options),
 		.kind = SKEP_GPU_HOST,
-		.ring_slots = told->ring_slots,
-		.ring_parts = 3};
+		.ring_slots = told->road == WHERE_THEY_LIE ? 0 : 2,
+		.ring_parts = 3,
+		.flags = told->road == STAGED ? SKEP_GPU_UNREGISTERED : 0};
 	struct skep_part_layout part = {0};
 	struct skep_space_options space = {.struct_bytes = sizeof(space),
 		.name = told->order ? "token-major" : "layer-major",
@@ -285,6 +293,37 @@ static void tensors_check(struct engine *engine, uint64_t story, uint32_t bad)
 	REQUIRE_EQ(wrong, 0);
 }
 
+static struct skep_gpu_stats stats_of(struct engine *engine)
+{
+	struct skep_gpu_stats stats = {.struct_bytes = sizeof(stats)};
+
+	REQUIRE_EQ(skep_gpu_stats(engine->gpu, &stats), 0);
+	return stats;
+}
+
+/* Parts went the way they should; of those of a device that registers some may have been early. */
+static void roads_check(struct engine *engine, enum road road)
+{
+	struct skep_gpu_stats stats = stats_of(engine);
+
+	REQUIRE(!stats.parts_direct || road == REGISTERED);
+	REQUIRE(!stats.parts_staged || road != WHERE_THEY_LIE);
+	REQUIRE(stats.parts_direct + stats.parts_staged > 0 || road == WHERE_THEY_LIE);
+	REQUIRE_EQ(stats.chunks_refused, 0);
+}
+
+static void await_registered(struct engine *engine, uint32_t chunks, uint64_t span_ns)
+{
+	uint64_t until_ns = clock_ns() + span_ns * harness_slower();
+	struct skep_gpu_stats stats;
+
+	do {
+		REQUIRE(clock_ns() < until_ns);
+		sleep_ms(1);
+		stats = stats_of(engine);
+	} while (stats.chunks_registered != chunks || stats.chunks_waiting);
+}
+
 /* ---------------------------------------------------------------------------------- processes */
 
 static void writer(int line, const void *arg)
@@ -307,6 +346,7 @@ static void writer(int line, const void *arg)
 	save_all(&engine, chain, -EEXIST);
 	REQUIRE_EQ(match(&engine, chain, refs), BLOCKS);
 	REQUIRE_EQ(skep_chain_id(chain, WRONG, (uint8_t *)note.words), 0);
+	roads_check(&engine, told->road);
 	skep_chain_destroy(chain);
 	engine_close(&engine);
 	note_tell(line, note);
@@ -339,6 +379,7 @@ static void reader(int line, const void *arg)
 		REQUIRE(clock_ns() < until_ns);
 	REQUIRE_EQ(skep_stats(engine.session, skep_deadline_ms(1000), &stats), 0);
 	REQUIRE_EQ(stats.checksum_failures - before, 1);
+	roads_check(&engine, told->road);
 	skep_chain_destroy(chain);
 	engine_close(&engine);
 }
@@ -391,7 +432,10 @@ static void heir(int line, const void *arg)
 	note_tell(line, (struct note){.what = TOLD_SAVED});
 }
 
-/* The daemon is killed while its blocks are being loaded: they are right all the same. */
+/*
+ * The daemon is killed, and another one started, while blocks are being loaded: they are right all
+ * the same, and the old pool goes when the jobs have ended.
+ */
 static void survivor(int line, const void *arg)
 {
 	const struct told *told = arg;
@@ -402,6 +446,7 @@ static void survivor(int line, const void *arg)
 	struct skep_gpu_load load = {
 		.struct_bytes = sizeof(load), .refs = refs, .count = JOB_BLOCKS};
 	struct engine engine, other;
+	uint64_t until_ns;
 	int got;
 
 	engine_open(&engine, told, false);
@@ -411,6 +456,8 @@ static void survivor(int line, const void *arg)
 	compute(&engine, told->story);
 	compute(&other, told->story + 1);
 	save_all(&engine, chain, 0);
+	if (told->road == REGISTERED)
+		await_registered(&engine, CHUNKS, 5 * NS_PER_S);
 	REQUIRE_EQ(match(&engine, chain, refs), BLOCKS);
 	load.pages = pages_from(&engine, 0);
 	memset(engine.memory, POISON, engine.bytes);
@@ -419,6 +466,10 @@ static void survivor(int line, const void *arg)
 	REQUIRE(got > 0);
 	note_tell(line, (struct note){.what = TOLD_BEGUN});
 	REQUIRE_EQ(note_hear(line).what, TOLD_KILLED);
+	note_tell(line, (struct note){.what = TOLD_KILLED});
+	REQUIRE_EQ(note_hear(line).what, TOLD_STARTED);
+	if (told->road == REGISTERED)
+		await_registered(&engine, 2 * CHUNKS, 5 * NS_PER_S);
 	REQUIRE_EQ(skep_gpu_end(load_job, statuses, 0), JOB_BLOCKS);
 	for (uint32_t token = 0; token < JOB_BLOCKS * BLOCK_TOKENS; token++)
 		for (uint32_t i = 0; i < HEADS * HEAD_BYTES; i++)
@@ -429,6 +480,18 @@ static void survivor(int line, const void *arg)
 	for (int i = 0; i < got; i++)
 		REQUIRE(statuses[i] < 0);
 	REQUIRE_EQ(match(&other, fresh, refs), 0);
+	if (told->road == REGISTERED)
+		await_registered(&engine, CHUNKS, 2 * NS_PER_S);
+	/* In the new pool all is as it was in the old one. */
+	until_ns = clock_ns() + 5 * NS_PER_S * harness_slower();
+	while (skep_attached(engine.session) != 1)
+		REQUIRE(clock_ns() < until_ns);
+	compute(&engine, told->story);
+	save_all(&engine, chain, 0);
+	REQUIRE_EQ(match(&engine, chain, refs), BLOCKS);
+	load_all(&engine, refs, UINT32_MAX);
+	tensors_check(&engine, told->story, UINT32_MAX);
+	roads_check(&engine, told->road);
 	skep_chain_destroy(chain);
 	skep_chain_destroy(fresh);
 	engine_close(&engine);
@@ -462,9 +525,9 @@ static void one_order(struct daemon *daemon, struct told told)
 	child_finish(&after);
 }
 
-static void daemon_dies(struct daemon *daemon)
+static void daemon_dies(struct daemon *daemon, enum road road)
 {
-	struct told told = {.order = SKEP_GPU_LAYER_MAJOR, .story = 900};
+	struct told told = {.order = SKEP_GPU_LAYER_MAJOR, .road = road, .story = 900 + 10 * road};
 	struct child child;
 
 	snprintf(told.socket, sizeof(told.socket), "%s", daemon->config.socket_path);
@@ -472,6 +535,9 @@ static void daemon_dies(struct daemon *daemon)
 	REQUIRE_EQ(note_hear(child.line).what, TOLD_BEGUN);
 	daemon_kill(daemon);
 	note_tell(child.line, (struct note){.what = TOLD_KILLED});
+	REQUIRE_EQ(note_hear(child.line).what, TOLD_KILLED);
+	daemon_start(daemon);
+	note_tell(child.line, (struct note){.what = TOLD_STARTED});
 	child_finish(&child);
 }
 
@@ -482,17 +548,20 @@ int main(int argc, char **argv)
 
 	harness_begin(&(struct harness_options){argc, argv, 50, 0});
 	daemon_init(&daemon, (struct daemon_size){DRAM_BYTES, 4096});
+	daemon.config.chunk_bytes = DRAM_BYTES / CHUNKS;
 	daemon_start(&daemon);
-	for (uint32_t i = 0; i < 4; i++) {
+	for (uint32_t i = 0; i < 2 * ROADS; i++) {
 		struct told told = {.order = i % 2 ? SKEP_GPU_TOKEN_MAJOR : SKEP_GPU_LAYER_MAJOR,
-			.ring_slots = i / 2 * 2,
+			.road = (enum road)(i / 2),
 			.story = i + 1};
 
 		snprintf(told.socket, sizeof(told.socket), "%s", daemon.config.socket_path);
 		one_order(&daemon, told);
 	}
 	daemon_realm(&daemon, 0, &realm);
-	REQUIRE_EQ(realm.counters[REALM_COUNTER_blocks_quarantined], 4);
-	daemon_dies(&daemon);
+	REQUIRE_EQ(realm.counters[REALM_COUNTER_blocks_quarantined], 2 * ROADS);
+	for (uint32_t road = 0; road < ROADS; road++)
+		daemon_dies(&daemon, (enum road)road);
+	daemon_stop(&daemon);
 	return 0;
 }

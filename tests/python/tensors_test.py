@@ -61,6 +61,23 @@ class Tensors(WithDaemon):
         self.assertEqual(self.theirs.bytes, self.ours.bytes)
         self.assertEqual(self.session.stats().pins, 0)
 
+    def test_parts_pass_through_a_ring_and_are_counted(self):
+        nothing = tensors.Device(self.session).stats()
+        self.assertEqual(set(nothing.values()), {0})
+        for register in (False, True):
+            with tensors.Device(self.session, ring_slots=2, register=register) as device:
+                chain = self.chain(8000 + register * 1000)
+                device.plan(self.kv, self.ours.tensors()).save(chain, PAGES, timeout=1).end()
+                refs = self.session.match(chain, pin=False).refs
+                into = device.plan(self.kv, self.theirs.tensors())
+                self.assertEqual(into.load(refs, PAGES).end(), [0] * BLOCKS)
+                self.assertEqual(self.theirs.bytes, self.ours.bytes)
+                stats = device.stats()
+                self.assertEqual(stats["parts_staged"] + stats["parts_direct"], 2 * BLOCKS)
+                self.assertTrue(register or not stats["parts_direct"])
+                self.assertEqual(stats["chunks_refused"], 0)
+            self.assertRaises(ValueError, device.stats)
+
     def test_orders_are_spaces_of_their_own(self):
         ours = self.ours.tensors(order="token")
         self.assertEqual(ours.part(), skep.Part(2 * LAYERS * PAGE_BYTES, 1))

@@ -14,7 +14,8 @@
  * given away. To take pages back (a request is cancelled or preempted) end the job by
  * skep_gpu_abort().
  *
- * Threads: as the session that it was opened with, one at a time.
+ * Threads: as the session that it was opened with, one at a time. In a child of fork() every call
+ * answers -EOWNERDEAD, or does nothing.
  *
  * Results, deadlines and struct_bytes: as in skep.h.
  */
@@ -40,13 +41,29 @@ enum skep_gpu_kind {
 };
 
 /**
+ * enum skep_gpu_flag - how a device is used
+ * @SKEP_GPU_UNREGISTERED: the pool's memory is not registered with the device: for who may lock no
+ *	memory. All parts are copied once more on their way.
+ */
+enum skep_gpu_flag {
+	SKEP_GPU_UNREGISTERED = 1 << 0,
+};
+
+/**
  * struct skep_gpu_options - what to open
  * @struct_bytes: sizeof(struct skep_gpu_options)
  * @kind: of enum skep_gpu_kind
  * @device: number of the GPU as CUDA counts
  * @ring_slots: slots of the ring through which parts pass; 0 = 3, and none with SKEP_GPU_HOST,
- *	where parts need no way station
+ *	where parts need no way station. With slots this machine's memory is used as a device's
+ *	would be, registration included: for tests.
  * @ring_parts: parts of a slot; 0 = 4
+ * @flags: of enum skep_gpu_flag
+ *
+ * Where there is a ring, a thread of the library registers the chunks of the session's pool with
+ * the device, one by one, those of its NUMA node first. What lies in a chunk that is not registered
+ * yet, or that the device refuses, passes through page-locked memory by one more copy, which the
+ * device's stream asks for: no call here waits for it. skep_gpu_stats() tells.
  */
 struct skep_gpu_options {
 	size_t struct_bytes;
@@ -54,6 +71,7 @@ struct skep_gpu_options {
 	uint32_t device;
 	uint32_t ring_slots;
 	uint32_t ring_parts;
+	uint32_t flags;
 };
 
 /**
@@ -71,6 +89,41 @@ SKEP_API int skep_gpu_open(
  * @gpu: NULL is nothing
  */
 SKEP_API void skep_gpu_close(struct skep_gpu *gpu);
+
+/**
+ * struct skep_gpu_stats - how parts pass between the pool and the device
+ * @struct_bytes: sizeof(struct skep_gpu_stats), set by the caller
+ * @parts_direct: parts that the device copied where they lie, since it was opened. Counted when the
+ *	copies are submitted, whatever comes of the job; 0 without a ring, as the next three
+ * @bytes_direct: of these
+ * @parts_staged: parts that passed through page-locked memory
+ * @bytes_staged: of these
+ * @bytes_registered: of the chunks that are registered now
+ * @chunks_registered: how many these are
+ * @chunks_waiting: chunks whose turn has not come
+ * @chunks_refused: chunks of the pool that the device did not register; they are not tried again
+ * @refusal: with what result the last of them, or 0
+ */
+struct skep_gpu_stats {
+	size_t struct_bytes;
+	uint64_t parts_direct;
+	uint64_t bytes_direct;
+	uint64_t parts_staged;
+	uint64_t bytes_staged;
+	uint64_t bytes_registered;
+	uint32_t chunks_registered;
+	uint32_t chunks_waiting;
+	uint32_t chunks_refused;
+	int32_t refusal;
+};
+
+/**
+ * skep_gpu_stats() - what was counted; does not wait
+ * @gpu: the device
+ * @stats: out
+ * Return: 0; -EINVAL, -EOWNERDEAD.
+ */
+SKEP_API int skep_gpu_stats(struct skep_gpu *gpu, struct skep_gpu_stats *stats);
 
 /**
  * enum skep_gpu_order - how the bytes of a part follow each other (docs/formats/part.md)

@@ -66,6 +66,7 @@ _CALLS = {
 _GPU_CALLS = {
     "skep_gpu_open": (c_int, (_P, _P, _P)),
     "skep_gpu_close": (None, (_P,)),
+    "skep_gpu_stats": (c_int, (_P, _P)),
     "skep_gpu_part": (c_int, (_P, _P)),
     "skep_gpu_plan_create": (c_int, (_P, _P, _P, _P)),
     "skep_gpu_plan_destroy": (None, (_P,)),

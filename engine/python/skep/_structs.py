@@ -136,7 +136,15 @@ class Event(ctypes.Structure):
 
 class GpuOptions(ctypes.Structure):
     _fields_ = [("struct_bytes", c_size_t), ("kind", c_uint32), ("device", c_uint32),
-                ("ring_slots", c_uint32), ("ring_parts", c_uint32)]
+                ("ring_slots", c_uint32), ("ring_parts", c_uint32), ("flags", c_uint32)]
+
+
+class GpuStats(ctypes.Structure):
+    _fields_ = [("struct_bytes", c_size_t), ("parts_direct", c_uint64),
+                ("bytes_direct", c_uint64), ("parts_staged", c_uint64),
+                ("bytes_staged", c_uint64), ("bytes_registered", c_uint64),
+                ("chunks_registered", c_uint32), ("chunks_waiting", c_uint32),
+                ("chunks_refused", c_uint32), ("refusal", c_int32)]
 
 
 class GpuTensors(ctypes.Structure):
@@ -172,6 +180,7 @@ C_NAMES = {
     "skep_frame": Frame, "skep_reserve": Reserve, "skep_commit": Commit, "skep_put": Put,
     "skep_keyed": Keyed, "skep_wait": Wait, "skep_explanation": Explanation, "skep_stats": Stats,
     "skep_event": Event, "skep_gpu_options": GpuOptions, "skep_gpu_tensors": GpuTensors,
+    "skep_gpu_stats": GpuStats,
     "skep_gpu_pages": GpuPages, "skep_gpu_save": GpuSave, "skep_gpu_load": GpuLoad,
 }
 

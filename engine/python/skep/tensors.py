@@ -8,7 +8,7 @@ are not overwritten, pages being loaded are not read or given away.
 import ctypes
 from array import array
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from . import _structs as c
 from ._library import gpu
@@ -20,6 +20,7 @@ from .space import Chain, Part, Space
 
 KINDS = {"host": 0, "cuda": 1}
 ORDERS = {"layer": 0, "token": 1}
+UNREGISTERED = 1  # enum skep_gpu_flag
 
 
 @dataclass
@@ -62,13 +63,14 @@ class Tensors:
 
 
 class Device:
-    """Where tensors lie: "host", this process's memory, or "cuda", GPU number @device."""
+    """Where tensors lie: "host", this process's memory, or "cuda", GPU number @device.
+    register: make the pool's memory known to a GPU, in the background."""
 
     def __init__(self, session: Any, kind: str = "host", *, device: int = 0, ring_slots: int = 0,
-                 ring_parts: int = 0):
+                 ring_parts: int = 0, register: bool = True):
         out = ctypes.c_void_p()
         options = c.made(c.GpuOptions, kind=KINDS[kind], device=device, ring_slots=ring_slots,
-                         ring_parts=ring_parts)
+                         ring_parts=ring_parts, flags=0 if register else UNREGISTERED)
         check(gpu().skep_gpu_open(session.enter(), ctypes.byref(options), ctypes.byref(out)),
               f"device {kind}")
         self.session = session
@@ -85,6 +87,15 @@ class Device:
         plan = Plan(self, space, tensors)
         self._plans.append(plan)
         return plan
+
+    def stats(self) -> Dict[str, int]:
+        """How parts pass between pool and device, as struct skep_gpu_stats names it."""
+        self.session.enter()
+        if self.handle is None:
+            raise ValueError("the device is closed")
+        stats = c.made(c.GpuStats)
+        check(gpu().skep_gpu_stats(self.handle, ctypes.byref(stats)), "skep_gpu_stats")
+        return {name: getattr(stats, name) for name, *_ in c.GpuStats._fields_[1:]}
 
     def close(self) -> None:
         """Closes its plans, and it. Before the session is closed."""
