@@ -441,49 +441,24 @@ static void units_give(struct gpu *gpu, uint64_t at, size_t bytes)
 	gpu->usage.mapped_bytes -= bytes;
 }
 
-/* Writes down a run of pages, all or none; their bytes in *@bytes. */
-static int units_take_run(
-	struct gpu *gpu, uint64_t at, struct gpu_page *const *pages, size_t count, size_t *bytes)
-{
-	int rc = 0;
-
-	*bytes = 0;
-	pthread_mutex_lock(&gpu->lock);
-	for (size_t i = 0; i < count && rc == 0; i++) {
-		rc = units_take(gpu, at + *bytes, pages[i]);
-		if (rc == 0)
-			*bytes += pages[i]->bytes;
-	}
-	if (rc < 0 && *bytes)
-		units_give(gpu, at, *bytes);
-	pthread_mutex_unlock(&gpu->lock);
-	return rc;
-}
-
-int gpu_map_run(struct gpu *gpu, uint64_t at, struct gpu_page *const *pages, size_t count)
+int gpu_map(struct gpu *gpu, uint64_t at, struct gpu_page *page)
 {
 	int rc = injected(gpu);
-	size_t bytes;
 
 	if (rc < 0)
 		return rc;
-	if (!count)
-		return -EINVAL;
-	rc = units_take_run(gpu, at, pages, count, &bytes);
+	pthread_mutex_lock(&gpu->lock);
+	rc = units_take(gpu, at, page);
+	pthread_mutex_unlock(&gpu->lock);
 	if (rc < 0)
 		return rc;
-	rc = gpu->call->map(gpu, at, pages, count);
+	rc = gpu->call->map(gpu, at, page);
 	if (rc < 0) {
 		pthread_mutex_lock(&gpu->lock);
-		units_give(gpu, at, bytes);
+		units_give(gpu, at, page->bytes);
 		pthread_mutex_unlock(&gpu->lock);
 	}
 	return rc;
-}
-
-int gpu_map(struct gpu *gpu, uint64_t at, struct gpu_page *page)
-{
-	return gpu_map_run(gpu, at, &page, 1);
 }
 
 void gpu_unmap(struct gpu *gpu, uint64_t at, size_t bytes)

@@ -100,13 +100,6 @@ void gpu_page_destroy(struct gpu *gpu, struct gpu_page *page); /* mapped nowhere
 int gpu_map(struct gpu *gpu, uint64_t at, struct gpu_page *page);
 void gpu_unmap(struct gpu *gpu, uint64_t at, size_t bytes);
 
-/*
- * The same for @count pages, one behind the other from @at on: all of them, or, with an error,
- * none. A page costs about as much as by a call of its own (gpu_bench), but there is nothing to
- * undo half-way.
- */
-int gpu_map_run(struct gpu *gpu, uint64_t at, struct gpu_page *const *pages, size_t count);
-
 /* --------------------------------------------------------------------------- streams and events */
 
 /* Work submitted to a stream runs in order. One thread at a time uses a stream. An event is

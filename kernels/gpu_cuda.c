@@ -141,25 +141,20 @@ static void cuda_page_destroy(struct gpu *gpu, struct gpu_page *page)
 	cuda_leave(entered);
 }
 
-static int cuda_map(struct gpu *gpu, uint64_t at, struct gpu_page *const *pages, size_t count)
+static int cuda_map(struct gpu *gpu, uint64_t at, struct gpu_page *page)
 {
 	const CUmemAccessDesc access = {
 		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda_of(gpu)->device},
 		.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
 	};
 	bool entered = cuda_enter(gpu);
-	size_t bytes = 0;
-	int rc = 0;
+	int rc = DRIVER(gpu, cuMemMap, at, page->bytes, 0, page->backing, 0);
 
-	for (size_t i = 0; i < count && rc == 0; i++) {
-		rc = DRIVER(gpu, cuMemMap, at + bytes, pages[i]->bytes, 0, pages[i]->backing, 0);
-		if (rc == 0)
-			bytes += pages[i]->bytes;
+	if (rc == 0) {
+		rc = DRIVER(gpu, cuMemSetAccess, at, page->bytes, &access, 1);
+		if (rc < 0)
+			DRIVER_END(gpu, cuMemUnmap, at, page->bytes);
 	}
-	if (rc == 0)
-		rc = DRIVER(gpu, cuMemSetAccess, at, bytes, &access, 1);
-	if (rc < 0 && bytes)
-		DRIVER_END(gpu, cuMemUnmap, at, bytes);
 	cuda_leave(entered);
 	return rc;
 }

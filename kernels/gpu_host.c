@@ -200,26 +200,13 @@ static void host_unmap(struct gpu *gpu, uint64_t at, size_t bytes)
 	}
 }
 
-static int host_map(struct gpu *gpu, uint64_t at, struct gpu_page *const *pages, size_t count)
+static int host_map(struct gpu *gpu, uint64_t at, struct gpu_page *page)
 {
-	uint64_t next = at;
-
-	for (size_t i = 0; i < count; i++) {
-		void *there = (void *)(uintptr_t)next;
-		int rc;
-
-		if (mmap(there, pages[i]->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-			    host_of(gpu)->file, (off_t)pages[i]->backing) != MAP_FAILED) {
-			next += pages[i]->bytes;
-			continue;
-		}
-		/* ENOMEM here is a process with too many mappings (vm.max_map_count). */
-		rc = errno == ENOMEM ? -ENOMEM : -EIO;
-		if (next > at)
-			host_unmap(gpu, at, next - at);
-		return rc;
-	}
-	return 0;
+	if (mmap((void *)(uintptr_t)at, page->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		    host_of(gpu)->file, (off_t)page->backing) != MAP_FAILED)
+		return 0;
+	/* ENOMEM here is a process with too many mappings (vm.max_map_count). */
+	return errno == ENOMEM ? -ENOMEM : -EIO;
 }
 
 static const struct gpu_calls host_calls = {

@@ -27,7 +27,7 @@ struct gpu_calls {
 	void (*unreserve)(struct gpu *gpu, uint64_t at, size_t bytes);
 	int (*page_create)(struct gpu *gpu, struct gpu_page *page);
 	void (*page_destroy)(struct gpu *gpu, struct gpu_page *page);
-	int (*map)(struct gpu *gpu, uint64_t at, struct gpu_page *const *pages, size_t count);
+	int (*map)(struct gpu *gpu, uint64_t at, struct gpu_page *page);
 	void (*unmap)(struct gpu *gpu, uint64_t at, size_t bytes);
 
 	int (*stream_create)(struct gpu *gpu, struct gpu_stream **stream);

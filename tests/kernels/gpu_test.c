@@ -117,41 +117,6 @@ static void one_page_shows_at_every_place(struct gpu *gpu)
 	gpu_stream_destroy(stream);
 }
 
-/* Pages side by side by one call, or none of them. */
-static void a_run_is_mapped_whole_or_not(struct gpu *gpu)
-{
-	enum { PAGES = 5 };
-	size_t unit = gpu_info(gpu)->page_bytes, words = unit / 8;
-	struct gpu_page *pages[PAGES + 1];
-	struct gpu_stream *stream;
-	struct gpu_usage usage;
-	uint64_t at;
-
-	REQUIRE_EQ(gpu_stream_create(gpu, &stream), 0);
-	REQUIRE_EQ(gpu_reserve(gpu, 8 * unit, &at), 0);
-	for (size_t i = 0; i < PAGES; i++)
-		REQUIRE_EQ(gpu_page_create(gpu, i == 2 ? 2 * unit : unit, &pages[i]), 0);
-	pages[PAGES] = pages[0];
-	REQUIRE_EQ(gpu_map_run(gpu, at, pages, 0), -EINVAL);
-	REQUIRE_EQ(gpu_map_run(gpu, at + 3 * unit, pages, PAGES), -EINVAL); /* one unit too long */
-	REQUIRE_EQ(gpu_map(gpu, at + 6 * unit, pages[0]), 0);
-	REQUIRE_EQ(gpu_map_run(gpu, at, pages, PAGES + 1), -EINVAL); /* the last place is taken */
-	gpu_usage(gpu, &usage);
-	REQUIRE_EQ(usage.mapped_bytes, unit);
-	REQUIRE_EQ(gpu_map_run(gpu, at, pages, PAGES), 0);
-	write_words(gpu, stream, at, 6 * words, seed);
-	require_words(gpu, stream, at + 6 * unit, words, seed);
-	/* Whole pages go in any company. */
-	gpu_unmap(gpu, at + unit, 3 * unit);
-	REQUIRE_EQ(gpu_map_run(gpu, at + unit, &pages[1], 2), 0);
-	require_words(gpu, stream, at, 6 * words, seed);
-	gpu_unmap(gpu, at, 7 * unit);
-	for (size_t i = 0; i < PAGES; i++)
-		gpu_page_destroy(gpu, pages[i]);
-	gpu_unreserve(gpu, at, 8 * unit);
-	gpu_stream_destroy(stream);
-}
-
 static void a_place_that_is_taken_is_refused(struct gpu *gpu)
 {
 	size_t unit = gpu_info(gpu)->page_bytes;
@@ -450,7 +415,7 @@ static void any_thread_may_call(struct gpu *gpu)
 /* One of each thing; what is 0 or NULL was not had. */
 struct life {
 	struct gpu *gpu;
-	uint64_t memory, range, mapped[2], run;
+	uint64_t memory, range, mapped[2];
 	void *pinned, *chunk, *registered;
 	struct gpu_page *page;
 	struct gpu_stream *first, *second;
@@ -477,12 +442,6 @@ static int life_take(struct life *life)
 		rc = gpu_map(life->gpu, life->range + i * unit, life->page);
 		if (rc == 0)
 			life->mapped[i] = life->range + i * unit;
-	}
-	if (rc == 0) {
-		struct gpu_page *pages[3] = {life->page, life->page, life->page};
-
-		rc = gpu_map_run(life->gpu, life->range + 2 * unit, pages, 3);
-		life->run = rc == 0 ? life->range + 2 * unit : 0;
 	}
 	if (rc == 0)
 		rc = gpu_stream_create(life->gpu, &life->first);
@@ -552,8 +511,6 @@ static void life_give(struct life *life)
 	for (unsigned i = 0; i < 2; i++)
 		if (life->mapped[i])
 			gpu_unmap(life->gpu, life->mapped[i], unit);
-	if (life->run)
-		gpu_unmap(life->gpu, life->run, 3 * unit);
 	if (life->page)
 		gpu_page_destroy(life->gpu, life->page);
 	if (life->range)
@@ -670,7 +627,6 @@ void gpu_everything(struct gpu *gpu)
 	info_is_complete(gpu);
 	gpu_memory(gpu, seed);
 	one_page_shows_at_every_place(gpu);
-	a_run_is_mapped_whole_or_not(gpu);
 	a_place_that_is_taken_is_refused(gpu);
 	events_order_streams(gpu);
 	events_measure(gpu);
