@@ -13,4 +13,15 @@ struct plain_sums {
 
 struct plain_sums plain_sums(const unsigned char *bytes, size_t length, size_t piece_bytes);
 
+/* The same, with a seed and with a secret of 192 bytes that is made of it and 40 more bytes. */
+struct plain_key {
+	uint64_t seed;
+	unsigned char more[40], secret[192];
+};
+
+/* Fills @key->secret. */
+void plain_secret(struct plain_key *key);
+struct plain_sums plain_keyed_sums(
+	const struct plain_key *key, const unsigned char *bytes, size_t length, size_t piece_bytes);
+
 #endif
