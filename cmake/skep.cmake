@@ -4,7 +4,7 @@ option(SKEP_TESTS "build the tests and the examples" ON)
 option(SKEP_FUZZ "build the fuzzers with libFuzzer (clang); without it they only run their seeds" OFF)
 option(SKEP_WERROR "warnings are errors" OFF)
 option(SKEP_COVERAGE "count the lines that tests reach" OFF)
-option(SKEP_KERNELS_ONLY "build base and kernels alone: a GPU machine without the other libraries" OFF)
+option(SKEP_DEVICE_HALF "build kernels, libskep-gpu and a node without ssd, which need no library" OFF)
 set(SKEP_SANITIZE "" CACHE STRING "sanitizers: address,undefined or thread")
 set(SKEP_CUDA AUTO CACHE STRING "the CUDA back end of kernels/: OFF, ON, or AUTO (where nvcc is)")
 
@@ -25,10 +25,13 @@ set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O3 -g -DNDEBUG")
 set(CMAKE_C_FLAGS_DEBUG "-O1 -g")
 
 find_package(Threads REQUIRED)
-if(NOT SKEP_KERNELS_ONLY)
+if(NOT SKEP_DEVICE_HALF)
 	find_package(PkgConfig REQUIRED)
 else()
-	# A GPU machine may lack xxhash.h: what kernels/ need of it is in base/hash_plain.h.
+	# io_uring and RocksDB are not looked for: the node here has no ssd.
+	set(SKEP_URING OFF)
+	set(SKEP_SSD OFF)
+	# A GPU machine may lack xxhash.h: what is needed of it is in base/hash_plain.h.
 	include(CheckCSourceCompiles)
 	check_c_source_compiles("#define XXH_INLINE_ALL
 		#include <xxhash.h>
