@@ -14,12 +14,16 @@ static uint64_t chunk_id(const struct attachment *a, uint32_t number)
 
 static enum skep_chunk_state state_of(struct skep *session, struct attachment *a)
 {
+	bool busy;
+
 	/* Sequentially consistent, in this order: pairs with session_enter(). Who is in no call now
 	 * sees `down` in his next one and takes nothing of the attachment any more; what calls
 	 * before took is seen. */
 	if (!atomic_load_explicit(&a->down, memory_order_seq_cst))
 		return SKEP_CHUNK_LIVE;
-	if (atomic_load_explicit(&session->busy, memory_order_seq_cst) ||
+	busy = atomic_load_explicit(&session->busy, memory_order_seq_cst);
+	/* Of one that is not the current one a call under way can only give something back. */
+	if ((busy && a == session->current) ||
 		atomic_load_explicit(&a->holds, memory_order_relaxed))
 		return SKEP_CHUNK_OLD;
 	return SKEP_CHUNK_LEAVING;

@@ -105,6 +105,15 @@ static void what_is_malformed_is_refused(void)
 	skep_close(session);
 }
 
+/* A call that waits for an answer which does not come. */
+static void *waiter_main(void *argument)
+{
+	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
+
+	REQUIRE(skep_stats(argument, skep_deadline_ms(500), &stats) < 0);
+	return NULL;
+}
+
 /* While a pin is held an old chunk is old; without one it is leaving; held, it stays. */
 static void an_old_chunk_stays_until_it_is_let_go(void)
 {
@@ -114,6 +123,7 @@ static void an_old_chunk_stays_until_it_is_let_go(void)
 	struct skep_match match = {
 		.struct_bytes = sizeof(match), .chain = chain, .flags = SKEP_MATCH_PIN};
 	struct skep_chunk held, other;
+	pthread_t waiter;
 	uint64_t until;
 
 	fake_block(&fake, chain, 0, ENTRY_PRESENT, UNIT_PART_BYTES);
@@ -137,6 +147,16 @@ static void an_old_chunk_stays_until_it_is_let_go(void)
 	REQUIRE_EQ(skep_chunk_hold(session, held.id + 1), 0);
 	REQUIRE_EQ(skep_chunk_release(session, held.id + 1), 0);
 	skep_release(session, &match.pin);
+	/* It leaves also while the session's thread is in a call. */
+	fake.mute = true;
+	REQUIRE_EQ(pthread_create(&waiter, NULL, waiter_main, session), 0);
+	while (!atomic_load(&session->busy))
+		usleep(1000);
+	REQUIRE_EQ(chunks_in(session, SKEP_CHUNK_LEAVING, NULL), FAKE_CHUNKS);
+	REQUIRE_EQ(chunks_in(session, SKEP_CHUNK_LIVE, NULL), FAKE_CHUNKS);
+	REQUIRE(atomic_load(&session->busy));
+	REQUIRE_EQ(pthread_join(waiter, NULL), 0);
+	fake.mute = false;
 	REQUIRE_EQ(chunks_in(session, SKEP_CHUNK_LEAVING, NULL), FAKE_CHUNKS);
 	REQUIRE_EQ(skep_chunk_hold(session, held.id + 1), -ENOENT);
 	usleep(300000);
