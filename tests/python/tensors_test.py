@@ -78,6 +78,15 @@ class Tensors(WithDaemon):
                 self.assertEqual(stats["chunks_refused"], 0)
             self.assertRaises(ValueError, device.stats)
 
+    def test_a_session_closes_its_devices_first(self):
+        for _ in range(20):
+            with skep.Session(self.daemon.socket) as session:
+                device = tensors.Device(session, ring_slots=2)
+                space = session.space("kv", [self.ours.tensors().part()], BLOCK_TOKENS)
+                device.plan(space, self.ours.tensors())
+            self.assertIsNone(device.handle)
+            device.close()
+
     def test_orders_are_spaces_of_their_own(self):
         ours = self.ours.tensors(order="token")
         self.assertEqual(ours.part(), skep.Part(2 * LAYERS * PAGE_BYTES, 1))

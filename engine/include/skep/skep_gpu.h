@@ -63,7 +63,8 @@ enum skep_gpu_flag {
  * Where there is a ring, a thread of the library registers the chunks of the session's pool with
  * the device, one by one, those of its NUMA node first. What lies in a chunk that is not registered
  * yet, or that the device refuses, passes through page-locked memory by one more copy, which the
- * device's stream asks for: no call here waits for it. skep_gpu_stats() tells.
+ * device's stream asks for: no call here waits for it. skep_gpu_stats() tells. A chunk can be
+ * registered once in a session: open one for each device.
  */
 struct skep_gpu_options {
 	size_t struct_bytes;

@@ -69,6 +69,7 @@ class Session:
         self.handle: Optional[int] = None
         self._process = Process.number
         self._dropped: deque = deque()
+        self._closers: List[Callable] = []
         self.lender = Lender()
         options = c.made(
             c.OpenOptions, realm=text(realm), token=text(token), name=text(name),
@@ -102,6 +103,15 @@ class Session:
         if self.usable():
             self._dropped.append((function, arguments))
 
+    def close_first(self, function: Callable) -> None:
+        """What has a thread of its own over the session is closed before it, by @function."""
+        self._closers.append(function)
+
+    def closed(self, function: Callable) -> None:
+        """That was done."""
+        if function in self._closers:
+            self._closers.remove(function)
+
     @property
     def attached(self) -> bool:
         """Is the daemon there now?"""
@@ -118,6 +128,8 @@ class Session:
         if self.usable():
             # What was dropped goes with the session.
             self._dropped.clear()
+            while self._closers:
+                self._closers.pop()()
             lib.skep_close(self.handle)
         self.handle = None
 

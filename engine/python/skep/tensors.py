@@ -76,6 +76,7 @@ class Device:
         self.session = session
         self.handle = out.value
         self._plans: List["Plan"] = []
+        session.close_first(self.close)
 
     def plan(self, space: Space, tensors: Tensors) -> "Plan":
         """Makes ready to save and load; all memory that jobs need is taken here."""
@@ -98,13 +99,14 @@ class Device:
         return {name: getattr(stats, name) for name, *_ in c.GpuStats._fields_[1:]}
 
     def close(self) -> None:
-        """Closes its plans, and it. Before the session is closed."""
+        """Closes its plans, and it. The session does it when it is closed."""
         for plan in self._plans:
             plan.close()
         self._plans.clear()
         handle, self.handle = self.handle, None
         if handle is not None and self.session.usable():
             gpu().skep_gpu_close(handle)
+        self.session.closed(self.close)
 
     def __enter__(self) -> "Device":
         return self
