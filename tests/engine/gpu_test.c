@@ -26,6 +26,7 @@ enum {
 };
 
 static enum skep_gpu_kind kind = SKEP_GPU_HOST;
+static fake_cuda_fail_nth *driver_fail_nth; /* or NULL: calls of gpu.h are failed */
 static struct skep *session;
 static struct skep_space *space;
 static unsigned char keys[LAYERS * 2][BLOCKS * PAGE_BYTES], copy[sizeof(keys)];
@@ -170,7 +171,10 @@ static int life(enum road road, uint64_t nth, uint32_t story)
 	struct skep_gpu_tensors tensors = tensors_of(keys[0], bases);
 	int rc, had;
 
-	gpu_fail_nth(gpu->device, nth, -EIO);
+	if (driver_fail_nth)
+		driver_fail_nth(nth);
+	else
+		gpu_fail_nth(gpu->device, nth, -EIO);
 	rc = skep_gpu_plan_create(gpu, space, &tensors, &from);
 	if (!rc) {
 		tensors = tensors_of(copy, bases);
@@ -192,6 +196,8 @@ static int life(enum road road, uint64_t nth, uint32_t story)
 			REQUIRE_EQ(load(to, refs), BLOCKS);
 		REQUIRE_EQ(memcmp(copy, keys, sizeof(keys)), 0);
 	}
+	if (driver_fail_nth)
+		driver_fail_nth(0);
 	REQUIRE(!stats_of(gpu).parts_direct || road == DIRECT);
 	REQUIRE(!stats_of(gpu).parts_staged || road == STAGED);
 	skep_gpu_plan_destroy(from);
@@ -205,9 +211,10 @@ static int life(enum road road, uint64_t nth, uint32_t story)
 static void each_failure_leaves_nothing(enum road road)
 {
 	static const char *const names[ROADS] = {"where they lie", "staged", "direct"};
+	static uint32_t stories = 500;
 	uint64_t nth = 1;
 
-	while (life(road, nth, (uint32_t)(nth + 500 * road)) < 0)
+	while (life(road, nth, stories++) < 0)
 		nth++;
 	printf("%s: %llu calls failed in turn\n", names[road], (unsigned long long)nth - 1);
 	REQUIRE(nth > 20);
@@ -475,12 +482,21 @@ static void malformed_is_refused(void)
 	device_close(gpu);
 }
 
+/* The same for the calls of the driver, of which one of gpu.h may make several. */
+static void each_call_of_the_driver_fails(fake_cuda_fail_nth *fail_nth)
+{
+	driver_fail_nth = fail_nth;
+	for (unsigned road = STAGED; road < ROADS; road++)
+		each_failure_leaves_nothing((enum road)road);
+}
+
 /* A device of CUDA, whose kernels are what they stand for on this machine. */
-static void driver_use(void)
+static fake_cuda_fail_nth *driver_use(void)
 {
 	static char names[2][16][32];
 	void *library = dlopen("libcuda.so.1", RTLD_NOW);
 	fake_cuda_kernel *kernel;
+	fake_cuda_fail_nth *fail_nth;
 
 	REQUIRE(library && gather_variant_count <= 16);
 	kernel = (fake_cuda_kernel *)dlsym(library, "kernel");
@@ -494,10 +510,14 @@ static void driver_use(void)
 		kernel(names[1][i], scatter_host, sizeof(struct gather_args));
 	}
 	kind = SKEP_GPU_CUDA;
+	fail_nth = (fake_cuda_fail_nth *)dlsym(library, "fail_nth");
+	REQUIRE(fail_nth);
+	return fail_nth;
 }
 
 int main(int argc, char **argv)
 {
+	fake_cuda_fail_nth *fail_nth = NULL;
 	struct skep_gpu_tensors tensors = tensors_of(keys[0], (uint64_t[LAYERS * 2]){0});
 	struct skep_part_layout part = {0};
 	struct skep_space_options options = {.struct_bytes = sizeof(options),
@@ -508,7 +528,7 @@ int main(int argc, char **argv)
 		.parts = &part};
 
 	if (argc > 1 && !strcmp(argv[1], "driver"))
-		driver_use();
+		fail_nth = driver_use();
 	REQUIRE_EQ(skep_gpu_part(&tensors, &part), 0);
 	REQUIRE_EQ(part.bytes, PART_BYTES);
 	REQUIRE_EQ(part.ranges, LAYERS);
@@ -524,6 +544,8 @@ int main(int argc, char **argv)
 	/* A GPU has always a ring. */
 	for (unsigned road = kind == SKEP_GPU_CUDA ? STAGED : 0; road < ROADS; road++)
 		each_failure_leaves_nothing((enum road)road);
+	if (fail_nth)
+		each_call_of_the_driver_fails(fail_nth);
 	skep_close(session);
 	return 0;
 }
