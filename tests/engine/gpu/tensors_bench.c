@@ -149,7 +149,7 @@ static struct skep_gpu_stats stats_of(struct world *world)
 	return stats;
 }
 
-/* With plans over both engines' tensors. Return: how long it took to register the pool, ns. */
+/* With plans over both engines' tensors. Return: how long it took to register the pool, in ns. */
 static uint64_t road_open(struct world *world, enum road road)
 {
 	bool host = bench_on_host(world->bench);
@@ -159,15 +159,17 @@ static uint64_t road_open(struct world *world, enum road road)
 		.flags = road == STAGED ? SKEP_GPU_UNREGISTERED : 0};
 	uint64_t bases[128], began_ns = clock_ns(), took_ns;
 	struct skep_gpu_tensors tensors = tensors_of(world, world->from, bases);
+	struct skep_stats pool = {.struct_bytes = sizeof(pool)};
 	struct skep_gpu_stats stats;
 
+	REQUIRE_EQ(skep_stats(world->session, skep_deadline_ms(1000), &pool), 0);
 	REQUIRE_EQ(skep_gpu_open(world->session, &options, &world->gpu), 0);
 	do {
 		stats = stats_of(world);
 		took_ns = clock_ns() - began_ns;
 		REQUIRE(took_ns < 60 * NS_PER_S);
 		REQUIRE_EQ(stats.chunks_refused, 0);
-	} while (road == REGISTERED && (!stats.chunks_registered || stats.chunks_waiting));
+	} while (road == REGISTERED && stats.bytes_registered < pool.dram_bytes);
 	REQUIRE_EQ(skep_gpu_plan_create(world->gpu, world->space, &tensors, &world->save), 0);
 	tensors = tensors_of(world, world->to, bases);
 	REQUIRE_EQ(skep_gpu_plan_create(world->gpu, world->space, &tensors, &world->load), 0);
