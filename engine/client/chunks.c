@@ -35,19 +35,19 @@ static uint64_t chunk_end(const struct attachment *a, uint32_t number)
 	return MIN_OF((number + 1) * a->chunk_bytes, a->pool_bytes);
 }
 
-/* How many chunks of the attachment the daemon has populated; they come in order. */
-static uint32_t chunks_ready(const struct attachment *a)
+/* Session lock. How many chunks of the attachment the daemon has populated: they come in order, and
+ * one that was told stays told, whatever the daemon says later. */
+static uint32_t chunks_ready(struct attachment *a)
 {
 	uint64_t ready;
-	uint32_t count = 0;
 
 	if (a->gone)
 		return 0;
 	/* Acquire pairs with the keeper's release: the pages are there. */
 	ready = atomic_load_explicit(&a->index.head->pool_ready_bytes, memory_order_acquire);
-	while (count < a->chunk_count && chunk_end(a, count) <= ready)
-		count++;
-	return count;
+	while (a->chunks_ready < a->chunk_count && chunk_end(a, a->chunks_ready) <= ready)
+		a->chunks_ready++;
+	return a->chunks_ready;
 }
 
 struct listing {

@@ -102,9 +102,10 @@ struct attachment {
 	uint32_t moved_number; /* wire_index.number of moved_index */
 	uint8_t *pool;
 	uint64_t pool_bytes;
-	/* The pool's chunks; how often each is held, and their sum. Session lock. */
+	/* The pool's chunks; how many of them were found populated, how often each is held, and the
+	 * sum of that. Session lock. */
 	uint64_t chunk_bytes;
-	uint32_t chunk_count, chunks_held;
+	uint32_t chunk_count, chunks_ready, chunks_held;
 	uint32_t *chunk_holds;
 	struct local_client local;
 	struct pin_cell *pins;

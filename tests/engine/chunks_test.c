@@ -52,9 +52,18 @@ static void mark(const struct skep_chunk *chunk)
 static void they_come_as_the_pool_grows(void)
 {
 	struct index_head *head = (struct index_head *)(void *)fake.index;
-	struct skep *session = unit_open(fake.path, 0), *reader;
+	struct skep *session, *reader;
 	struct skep_chunk chunks[CHUNKS_MAX] = {0};
 
+	atomic_store(&head->pool_ready_bytes, 4096);
+	session = unit_open(fake.path, 0);
+	REQUIRE_EQ(skep_chunks(session, NULL, 0), 0);
+	REQUIRE_EQ(skep_chunk_hold(session, 1ull << 32), -ENOENT);
+	/* A chunk of which a page is missing is not told. */
+	atomic_store(&head->pool_ready_bytes, 2 * FAKE_CHUNK_BYTES - 4096);
+	REQUIRE_EQ(skep_chunks(session, chunks, CHUNKS_MAX), 1);
+	REQUIRE_EQ(skep_chunk_hold(session, chunks[0].id + 1), -ENOENT);
+	atomic_store(&head->pool_ready_bytes, 2 * FAKE_CHUNK_BYTES);
 	REQUIRE_EQ(skep_chunks(session, chunks, CHUNKS_MAX), FAKE_CHUNKS);
 	REQUIRE_EQ(chunks[0].bytes, FAKE_CHUNK_BYTES);
 	REQUIRE((unsigned char *)chunks[1].memory ==
@@ -66,14 +75,12 @@ static void they_come_as_the_pool_grows(void)
 	REQUIRE_EQ(skep_chunks(session, chunks, 1), FAKE_CHUNKS);
 	REQUIRE(chunks[0].id && !chunks[1].id);
 	REQUIRE_EQ(skep_chunks(session, NULL, 0), FAKE_CHUNKS);
-	/* A chunk of which a page is missing is not told. */
-	atomic_store(&head->pool_ready_bytes, 2 * FAKE_CHUNK_BYTES - 4096);
-	REQUIRE_EQ(skep_chunks(session, NULL, 0), 1);
-	atomic_store(&head->pool_ready_bytes, 4096);
-	REQUIRE_EQ(skep_chunks(session, NULL, 0), 0);
-	REQUIRE_EQ(skep_chunk_hold(session, chunks[0].id), -ENOENT);
+	/* Whatever a daemon says: one that is held can be let go. */
+	REQUIRE_EQ(skep_chunk_hold(session, chunks[0].id), 0);
+	atomic_store(&head->pool_ready_bytes, 0);
+	REQUIRE_EQ(skep_chunks(session, NULL, 0), FAKE_CHUNKS);
+	REQUIRE_EQ(skep_chunk_release(session, chunks[0].id), 0);
 	atomic_store(&head->pool_ready_bytes, 2 * FAKE_CHUNK_BYTES);
-	REQUIRE_EQ(skep_chunks(session, NULL, 0), 2);
 	reader = unit_open(fake.path, SKEP_OPEN_READONLY);
 	REQUIRE_EQ(chunks_in(reader, SKEP_CHUNK_LIVE, &chunks[0]), FAKE_CHUNKS);
 	REQUIRE_EQ(chunks[0].readonly, 1);
