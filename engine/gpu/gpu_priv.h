@@ -50,8 +50,10 @@ struct skep_gpu_plan {
 	struct skep_gpu *gpu;
 	struct skep_space *space;
 	struct gather_plan gather;
-	uint64_t bases; /* on the device */
-	uint32_t blocks_max, pages_max, jobs_max;
+	uint64_t bases;				  /* on the device */
+	uint32_t blocks_max, pages_max, jobs_max; /* pages: of each table */
+	uint32_t tables;
+	uint32_t table_ranges[SKEP_GPU_TABLES_MAX];
 	struct places places;
 	struct ring ring;
 	struct skep_gpu_job *jobs;
@@ -66,6 +68,8 @@ struct skep_gpu_job {
 	uint32_t count;	 /* blocks it is about */
 	uint32_t moved;	 /* of them, those whose bytes are moved */
 	uint32_t *index; /* of each moved one: which of the blocks it is */
+	/* Of each table: the blocks before this one have no pages there. */
+	uint32_t from[SKEP_GPU_TABLES_MAX];
 	int32_t *statuses;
 	struct skep_frame *frames; /* save: those that are moved */
 	uint8_t **bytes;	   /* of each moved part, in the pool */
@@ -96,7 +100,8 @@ uint32_t *job_pages(struct skep_gpu_job *job);
 uint64_t *job_sums(struct skep_gpu_job *job);
 uint8_t *job_failed(struct skep_gpu_job *job);
 
-/* Takes over the engine's pages. -EINVAL where the first @blocks blocks reach past them. */
+/* Takes over the engine's pages. -EINVAL where the first @blocks blocks reach past them, or lack
+ * some that they must have. */
 int job_pages_take(struct skep_gpu_job *job, const struct skep_gpu_pages *pages, uint32_t blocks);
 
 /* The next block that is moved: block @index of the run, whose part lies at @bytes. */

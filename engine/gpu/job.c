@@ -38,7 +38,8 @@ static void places_make(struct skep_gpu_plan *plan)
 
 	places->blocks = 0;
 	places->pages = blocks * sizeof(struct gather_block);
-	places->sums = align_up(places->pages + plan->pages_max * sizeof(uint32_t), 16);
+	places->sums = align_up(
+		places->pages + (size_t)plan->tables * plan->pages_max * sizeof(uint32_t), 16);
 	places->failed = places->sums + blocks * plan->gather.layout.ranges * sizeof(uint64_t);
 	places->bytes = align_up(places->failed + blocks * plan->gather.layout.ranges, 16);
 }
@@ -183,20 +184,41 @@ int job_begun(struct skep_gpu_job *job, int got, struct skep_gpu_job **out)
 	return got;
 }
 
+/* The pages of one table. */
+static int table_pages_take(
+	struct skep_gpu_job *job, const struct skep_gpu_pages *pages, uint32_t table, uint64_t used)
+{
+	const struct gather_plan *gather = &job->plan->gather;
+	const uint32_t *numbers = pages->numbers + (size_t)table * pages->count;
+	uint64_t none = 0;
+
+	while (job->load && none < used && numbers[none] == SKEP_GPU_NO_PAGE)
+		none++;
+	for (uint64_t i = none; i < used; i++)
+		if (numbers[i] >= gather->page_count)
+			return -EINVAL;
+	job->from[table] = 0;
+	if (none)
+		job->from[table] = (uint32_t)divide_up(
+			none * gather->page_tokens - pages->first_slot, gather->layout.tokens);
+	memcpy(job_pages(job) + (size_t)table * job->plan->pages_max, numbers,
+		used * sizeof(uint32_t));
+	return 0;
+}
+
 int job_pages_take(struct skep_gpu_job *job, const struct skep_gpu_pages *pages, uint32_t blocks)
 {
 	const struct gather_plan *gather = &job->plan->gather;
 	uint64_t tokens = (uint64_t)blocks * gather->layout.tokens;
 	uint64_t used = divide_up(pages->first_slot + tokens, gather->page_tokens);
+	int rc = 0;
 
 	if (!pages->numbers || pages->first_slot >= gather->page_tokens || used > pages->count)
 		return -EINVAL;
 	SKEP_CHECK(blocks <= job->plan->blocks_max && used <= job->plan->pages_max);
-	for (uint64_t i = 0; i < used; i++)
-		if (pages->numbers[i] >= gather->page_count)
-			return -EINVAL;
-	memcpy(job_pages(job), pages->numbers, used * sizeof(uint32_t));
-	return 0;
+	for (uint32_t table = 0; table < job->plan->tables && !rc; table++)
+		rc = table_pages_take(job, pages, table, used);
+	return rc;
 }
 
 void job_add(
@@ -214,19 +236,29 @@ void job_add(
 	};
 }
 
-/* The launch of moved blocks @first to @first + @count. */
-static int launch(struct skep_gpu_job *job, uint32_t first, uint32_t count)
+/* Moved blocks, side by side. */
+struct stretch {
+	uint32_t first, count;
+};
+
+/* The launch of the layers of @table, from range @range on. */
+static int table_launch(
+	struct skep_gpu_job *job, struct stretch stretch, uint32_t table, uint32_t range)
 {
 	struct skep_gpu_plan *plan = job->plan;
+	uint32_t first = stretch.first;
 	uint64_t sums = job->at + plan->places.sums +
 			(uint64_t)first * plan->gather.layout.ranges * sizeof(uint64_t);
 	struct gather_work work = {
 		.plan = plan->gather,
 		.bases = plan->bases,
 		.blocks = job->at + plan->places.blocks + first * sizeof(struct gather_block),
-		.pages = job->at + plan->places.pages,
+		.pages = job->at + plan->places.pages +
+			 (uint64_t)table * plan->pages_max * sizeof(uint32_t),
 		.scratch = job->scratch,
-		.count = count,
+		.count = stretch.count,
+		.range_first = range,
+		.range_count = plan->table_ranges[table],
 	};
 
 	if (!job->load) {
@@ -236,6 +268,26 @@ static int launch(struct skep_gpu_job *job, uint32_t first, uint32_t count)
 	work.expected = sums;
 	work.failed = job->at + plan->places.failed + (uint64_t)first * plan->gather.layout.ranges;
 	return scatter_parts(plan->ring.kernels, &work);
+}
+
+/* The launches of a stretch, one a table; blocks that have no page in a table are passed over. */
+static int launch(struct skep_gpu_job *job, uint32_t first, uint32_t count)
+{
+	uint32_t range = 0;
+	int rc = 0;
+
+	for (uint32_t table = 0; table < job->plan->tables && !rc; table++) {
+		struct stretch stretch = {first, count};
+
+		while (stretch.count && job->index[stretch.first] < job->from[table]) {
+			stretch.first++;
+			stretch.count--;
+		}
+		if (stretch.count)
+			rc = table_launch(job, stretch, table, range);
+		range += job->plan->table_ranges[table];
+	}
+	return rc;
 }
 
 static int slot_launch(struct skep_gpu_job *job, uint32_t slot, uint32_t first, uint32_t count)
@@ -285,13 +337,27 @@ static void ring_places(struct skep_gpu_job *job)
 	}
 }
 
+/* Does a table lack pages, so that launches pass over some of its ranges? */
+static bool is_partial(const struct skep_gpu_job *job)
+{
+	for (uint32_t table = 0; table < job->plan->tables; table++)
+		if (job->from[table])
+			return true;
+	return false;
+}
+
 static int send(struct skep_gpu_job *job)
 {
 	const struct places *places = &job->plan->places;
-
 	/* A save sends no sums; a load the expected ones. */
-	return gpu_copy_in(job->plan->ring.kernels, job->at, job->memory,
+	int rc = gpu_copy_in(job->plan->ring.kernels, job->at, job->memory,
 		job->load ? places->failed : places->sums);
+
+	/* Ranges that no launch looks at have not failed. */
+	if (!rc && is_partial(job))
+		rc = gpu_fill(job->plan->ring.kernels, job->at + places->failed, 0,
+			places->bytes - places->failed);
+	return rc;
 }
 
 static int fetch(struct skep_gpu_job *job)

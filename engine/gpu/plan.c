@@ -131,6 +131,31 @@ int skep_gpu_part(const struct skep_gpu_tensors *tensors, struct skep_part_layou
 	return 0;
 }
 
+/* Which ranges each table has: @plan's layout is known. */
+static int tables_make(struct skep_gpu_plan *plan, const struct skep_gpu_tensors *tensors)
+{
+	const struct gather_layout *layout = &plan->gather.layout;
+	uint64_t layers = 0;
+
+	plan->tables = 1;
+	plan->table_ranges[0] = layout->ranges;
+	if (!tensors->tables)
+		return 0;
+	if (tensors->tables > SKEP_GPU_TABLES_MAX || !tensors->table_layers ||
+		layout->order != GATHER_LAYER_MAJOR)
+		return -EINVAL;
+	plan->tables = tensors->tables;
+	for (uint32_t i = 0; i < plan->tables; i++) {
+		uint64_t ranges = (uint64_t)tensors->table_layers[i] * layout->ranges;
+
+		if (!ranges || ranges % layout->layers)
+			return -EINVAL;
+		layers += tensors->table_layers[i];
+		plan->table_ranges[i] = (uint32_t)(ranges / layout->layers);
+	}
+	return layers == layout->layers ? 0 : -EINVAL;
+}
+
 /* Sends the addresses of the planes to the device, and waits: they are the caller's. */
 static int bases_send(struct skep_gpu_plan *plan, const uint64_t *bases)
 {
@@ -168,6 +193,8 @@ static int plan_fill(struct skep_gpu_plan *plan, const struct skep_gpu_tensors *
 
 	if (!rc)
 		rc = gather_plan_make(&plan->gather, &layout, &places);
+	if (!rc)
+		rc = tables_make(plan, tensors);
 	if (rc < 0)
 		return rc;
 	plan->blocks_max = tensors->blocks_max ? tensors->blocks_max : BLOCKS_USUAL;

@@ -98,6 +98,27 @@ class Tensors(WithDaemon):
             self.assertEqual(into.load(run.refs, PAGES).end(), [0] * BLOCKS)
         self.assertEqual(self.theirs.bytes, self.ours.bytes)
 
+    def test_tables_have_pages_of_their_own(self):
+        first, rest = 1, LAYERS - 1
+        ours = self.device.plan(self.kv, self.ours.tensors(table_layers=[first, rest]))
+        chain, straight = self.chain(6000), list(range(BLOCKS))
+        self.assertEqual(ours.save(chain, PAGES + straight, timeout=1).end(), [0] * BLOCKS)
+        refs = self.session.match(chain, pin=False).refs
+        into = self.device.plan(self.kv, self.theirs.tensors(table_layers=[first, rest]))
+        none = [tensors.NO_PAGE] * 2
+        self.assertEqual(into.load(refs, PAGES + none + straight[2:]).end(), [0] * BLOCKS)
+        past = 2 * first * TENSOR_BYTES
+        self.assertEqual(self.theirs.bytes[:past], self.ours.bytes[:past])
+        for at in range(past, len(self.ours.bytes), TENSOR_BYTES):
+            wanted = at + 2 * PAGE_BYTES
+            self.assertEqual(self.theirs.bytes[at:wanted], bytes(2 * PAGE_BYTES))
+            self.assertEqual(self.theirs.bytes[wanted:at + TENSOR_BYTES],
+                             self.ours.bytes[wanted:at + TENSOR_BYTES])
+        with self.refused(-errno.EINVAL):
+            ours.save(chain, PAGES + none + straight[2:])
+        with self.refused(-errno.EINVAL):
+            self.device.plan(self.kv, self.ours.tensors(table_layers=[first, LAYERS]))
+
     def test_aborted_and_forgotten_jobs(self):
         chain = self.chain(4000)
         job = self.plan.save(chain, PAGES, timeout=1)

@@ -26,6 +26,12 @@
 extern "C" {
 #endif
 
+/** SKEP_GPU_TABLES_MAX - the most tables of pages that tensors can have. */
+#define SKEP_GPU_TABLES_MAX 64
+
+/** SKEP_GPU_NO_PAGE - in pages to load into: these tokens are not wanted in this table. */
+#define SKEP_GPU_NO_PAGE UINT32_MAX
+
 struct skep_gpu;
 struct skep_gpu_plan;
 struct skep_gpu_job;
@@ -155,6 +161,10 @@ enum skep_gpu_order {
  * @page_count: pages that the tensors have
  * @blocks_max: blocks of a job at most; 0 = 128
  * @jobs: jobs under way at once; 0 = 4
+ * @tables: lists of pages that a run of blocks has, where groups of layers are paged apart, at most
+ *	SKEP_GPU_TABLES_MAX; 0 = 1
+ * @table_layers: with @tables, the layers of each, which follow each other: whole ranges, and all
+ *	@layers together; with SKEP_GPU_LAYER_MAJOR alone. Read during the call alone
  */
 struct skep_gpu_tensors {
 	size_t struct_bytes;
@@ -173,6 +183,8 @@ struct skep_gpu_tensors {
 	uint64_t page_stride;
 	uint64_t token_stride;
 	uint64_t head_stride;
+	const uint32_t *table_layers;
+	uint32_t tables;
 };
 
 /**
@@ -202,8 +214,9 @@ SKEP_API void skep_gpu_plan_destroy(struct skep_gpu_plan *plan);
 
 /**
  * struct skep_gpu_pages - where the tokens of a run of blocks lie in the engine's pages
- * @numbers: page numbers in the order of the tokens; read during the call alone
- * @count: of them
+ * @numbers: page numbers in the order of the tokens, those of one table after those of another;
+ *	read during the call alone
+ * @count: of them, of each table
  * @first_slot: the slot, in the first page, of the run's first token
  */
 struct skep_gpu_pages {
@@ -258,7 +271,9 @@ SKEP_API int skep_gpu_save_begin(
  * @refs: a run as skep_match() gave it, in order
  * @count: of them; a job takes a leading part
  * @part: which part this process reads
- * @pages: where the tokens of the first block and of those after it go
+ * @pages: where the tokens of the first block and of those after it go. The first pages of a table
+ *	may be SKEP_GPU_NO_PAGE (they lie before a sliding window): of a block in such a page the
+ *	layers of that table are neither written nor verified
  * @stream: with SKEP_GPU_CUDA, the engine's stream: pages are written after what was submitted
  *	there before, and what is submitted there afterwards runs after they are filled. Whether the
  *	bytes are right is known when the job has ended.

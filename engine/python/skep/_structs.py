@@ -153,7 +153,7 @@ class GpuTensors(ctypes.Structure):
                 ("head_bytes", c_uint32), ("ranges", c_uint32), ("page_tokens", c_uint32),
                 ("page_count", c_uint32), ("blocks_max", c_uint32), ("jobs", c_uint32),
                 ("bases", c_void_p), ("page_stride", c_uint64), ("token_stride", c_uint64),
-                ("head_stride", c_uint64)]
+                ("head_stride", c_uint64), ("table_layers", c_void_p), ("tables", c_uint32)]
 
 
 class GpuPages(ctypes.Structure):

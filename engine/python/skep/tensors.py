@@ -18,6 +18,8 @@ from .errors import check, check_passing
 from .run import Refs
 from .space import Chain, Part, Space
 
+# In pages to load into: these tokens are not wanted (they lie before a sliding window).
+NO_PAGE = 0xFFFFFFFF
 KINDS = {"host": 0, "cuda": 1}
 ORDERS = {"layer": 0, "token": 1}
 UNREGISTERED = 1  # enum skep_gpu_flag
@@ -27,7 +29,8 @@ UNREGISTERED = 1  # enum skep_gpu_flag
 class Tensors:
     """An engine's tensors and the parts that are made of them; struct skep_gpu_tensors says what
     each field is. bases: addresses, layer by layer, K before V; order: "layer" or "token" major.
-    part() needs no bases and strides."""
+    table_layers: where groups of layers have pages of their own, the layers of each, which follow
+    each other; pages are then given table after table. part() needs no bases and strides."""
 
     layers: int
     block_tokens: int
@@ -44,20 +47,27 @@ class Tensors:
     head_stride: int = 0
     blocks_max: int = 0
     jobs: int = 0
+    table_layers: Sequence[int] = ()
 
-    def struct(self, bases: array) -> c.GpuTensors:
+    @property
+    def tables(self) -> int:
+        return len(self.table_layers) or 1
+
+    def struct(self, bases: array, table_layers: array) -> c.GpuTensors:
         return c.made(
             c.GpuTensors, order=ORDERS[self.order], layers=self.layers, kinds=self.kinds,
             block_tokens=self.block_tokens, heads=self.heads, head_bytes=self.head_bytes,
             ranges=self.ranges, page_tokens=self.page_tokens, page_count=self.page_count,
             blocks_max=self.blocks_max, jobs=self.jobs,
             bases=address_of(bases) if len(bases) else None, page_stride=self.page_stride,
-            token_stride=self.token_stride, head_stride=self.head_stride)
+            token_stride=self.token_stride, head_stride=self.head_stride,
+            table_layers=address_of(table_layers) if len(table_layers) else None,
+            tables=len(table_layers))
 
     def part(self, rank: int = 0) -> Part:
         """What a part of these tensors is, for Session.space()."""
         layout = c.PartLayout()
-        tensors = self.struct(array("Q"))
+        tensors = self.struct(array("Q"), array("I"))
         check(gpu().skep_gpu_part(ctypes.byref(tensors), ctypes.byref(layout)), "skep_gpu_part")
         return Part(layout.bytes, layout.ranges, rank)
 
@@ -120,12 +130,13 @@ class Plan:
 
     def __init__(self, device: Device, space: Space, tensors: Tensors):
         out = ctypes.c_void_p()
-        bases = array("Q", tensors.bases)
+        bases, table_layers = array("Q", tensors.bases), array("I", tensors.table_layers)
         check(gpu().skep_gpu_plan_create(
-            device.handle, space.enter(), ctypes.byref(tensors.struct(bases)),
+            device.handle, space.enter(), ctypes.byref(tensors.struct(bases, table_layers)),
             ctypes.byref(out)), "skep_gpu_plan_create")
         self.session = device.session
         self.space = space
+        self._tables = tensors.tables
         self._handle = out.value
         self.jobs: set = set()
 
@@ -138,8 +149,9 @@ class Plan:
     def save(self, chain: Chain, pages: Any, *, first: int = 0, count: Optional[int] = None,
              part: int = 0, first_slot: int = 0, stream: int = 0,
              timeout: Optional[float] = 0) -> "Job":
-        """Begins to save blocks. pages: numbers, a buffer or a list, in the order of the tokens;
-        first_slot: in the first page, of the run's first token; stream: the engine's CUDA stream.
+        """Begins to save blocks. pages: numbers, a buffer or a list, in the order of the tokens (as
+        many of each table, table after table); first_slot: in the first page, of the run's first
+        token; stream: the engine's CUDA stream.
 
         The job is about a leading part of the blocks; where it is about none, job.status says why.
         """
@@ -149,7 +161,8 @@ class Plan:
             request = c.made(
                 c.GpuSave, chain=chain.enter(), first=first, part=part, stream=stream,
                 count=len(chain) - first if count is None else count,
-                pages=c.GpuPages(numbers, page_count, first_slot), deadline_ns=deadline(timeout))
+                pages=c.GpuPages(numbers, page_count // self._tables, first_slot),
+                deadline_ns=deadline(timeout))
             result = check_passing(gpu().skep_gpu_save_begin(
                 handle, ctypes.byref(request), ctypes.byref(job)), "skep_gpu_save_begin")
         return Job(self, job.value, result, request.first_missing)
@@ -163,7 +176,7 @@ class Plan:
             data = ctypes.create_string_buffer(refs.data, max(len(refs.data), 1))
             request = c.made(
                 c.GpuLoad, refs=ctypes.addressof(data), count=len(refs), part=part,
-                pages=c.GpuPages(numbers, page_count, first_slot), stream=stream)
+                pages=c.GpuPages(numbers, page_count // self._tables, first_slot), stream=stream)
             result = check_passing(gpu().skep_gpu_load_begin(
                 handle, ctypes.byref(request), ctypes.byref(job)), "skep_gpu_load_begin")
         return Job(self, job.value, result, 0)
