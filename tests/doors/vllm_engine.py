@@ -36,12 +36,14 @@ except ImportError as error:
     sys.exit(77)
 
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 512, 128, 256, 4, 4, 2
+MLA_LATENT, MLA_ROPE, MLA_NOPE = 512, 64, 128
 BLOCK_TOKENS = 128
 START_S, ANSWER_S = 900, 900
 # Of a connector, in each step.
 CALLS = ("get_num_new_matched_tokens", "update_state_after_alloc", "build_connector_meta",
          "update_connector_output", "request_finished_all_groups", "handle_preemptions",
-         "start_load_kv", "wait_for_save", "get_finished", "get_block_ids_with_load_errors")
+         "start_load_kv", "wait_for_save", "get_transfer_results",
+         "get_block_ids_with_load_errors", "build_connector_worker_meta")
 
 
 _folders = []
@@ -55,10 +57,10 @@ def scratch():
 
 # ---- the model
 
-def _shapes():
+def _shapes(layers):
     kv = HIDDEN // HEADS * KV_HEADS
     yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN)
-    for layer in range(LAYERS):
+    for layer in range(layers):
         at = f"model.layers.{layer}"
         yield f"{at}.self_attn.q_proj.weight", (HIDDEN, HIDDEN)
         yield f"{at}.self_attn.k_proj.weight", (kv, HIDDEN)
@@ -86,23 +88,63 @@ def _write_tensors(path, tensors):
         file.write(struct.pack("<Q", len(said)) + said + b"".join(blobs))
 
 
-def make_model(folder, rope_theta=10000.0, changed=0.0):
-    """A Llama of seeded weights, wide enough that its tokens vary; @changed is added to one."""
+def _mla_shapes():
+    yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN)
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}"
+        yield f"{at}.self_attn.q_proj.weight", (HEADS * (MLA_NOPE + MLA_ROPE), HIDDEN)
+        yield f"{at}.self_attn.kv_a_proj_with_mqa.weight", (MLA_LATENT + MLA_ROPE, HIDDEN)
+        yield f"{at}.self_attn.kv_a_layernorm.weight", (MLA_LATENT,)
+        yield f"{at}.self_attn.kv_b_proj.weight", (HEADS * 2 * MLA_NOPE, MLA_LATENT)
+        yield f"{at}.self_attn.o_proj.weight", (HIDDEN, HEADS * MLA_NOPE)
+        yield f"{at}.mlp.gate_proj.weight", (INNER, HIDDEN)
+        yield f"{at}.mlp.up_proj.weight", (INNER, HIDDEN)
+        yield f"{at}.mlp.down_proj.weight", (HIDDEN, INNER)
+        yield f"{at}.input_layernorm.weight", (HIDDEN,)
+        yield f"{at}.post_attention_layernorm.weight", (HIDDEN,)
+    yield "model.norm.weight", (HIDDEN,)
+    yield "lm_head.weight", (VOCABULARY, HIDDEN)
+
+
+def _write_model(folder, shapes, changed, **more):
+    """Seeded weights, wide enough that tokens vary; @changed is added to one of them."""
     draw = numpy.random.default_rng(7)
     tensors = [(name, numpy.ones(shape) if len(shape) == 1 else draw.normal(0, 0.25, shape))
-               for name, shape in _shapes()]
+               for name, shape in shapes]
     dict(tensors)["model.norm.weight"][0] += changed
     os.makedirs(folder)
     _write_tensors(os.path.join(folder, "model.safetensors"), tensors)
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
-                   "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INNER,
-                   "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-                   "num_key_value_heads": KV_HEADS, "max_position_embeddings": 2048,
+        json.dump({"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INNER,
+                   "num_attention_heads": HEADS, "max_position_embeddings": 2048,
                    "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False,
-                   "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
-                   "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 2}, file)
+                   "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 2, **more}, file)
     return folder
+
+
+def make_model(folder, rope_theta=10000.0, changed=0.0, window=None, kinds=""):
+    """A Llama. kinds: of each layer, where not all attend to all: f for full attention, s for the
+    last @window tokens alone."""
+    more = {"num_hidden_layers": len(kinds) or LAYERS}
+    if kinds:
+        names = {"f": "full_attention", "s": "sliding_attention"}
+        more.update(sliding_window=window, layer_types=[names[kind] for kind in kinds])
+    return _write_model(
+        folder, _shapes(more["num_hidden_layers"]), changed, architectures=["LlamaForCausalLM"],
+        model_type="llama", num_key_value_heads=KV_HEADS,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta}, **more)
+
+
+def make_mla_model(folder):
+    """A model with latent attention, of the only size that vLLM's CPU kernels have."""
+    return _write_model(
+        folder, _mla_shapes(), 0.0, architectures=["DeepseekV2ForCausalLM"],
+        model_type="deepseek_v2", num_hidden_layers=LAYERS, num_key_value_heads=HEADS,
+        kv_lora_rank=MLA_LATENT, q_lora_rank=None, qk_rope_head_dim=MLA_ROPE,
+        qk_nope_head_dim=MLA_NOPE, v_head_dim=MLA_NOPE, first_k_dense_replace=LAYERS,
+        n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, n_group=1, topk_group=1,
+        topk_method="greedy", moe_intermediate_size=INNER,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
 
 
 def make_lora(folder, rank=8):
@@ -346,7 +388,8 @@ def cached_of(answers):
 # ---- what is done behind the checks
 
 def zero_loads(served):
-    """From now on what was loaded and verified is zeroed in the first layer."""
+    """From now on what was loaded and verified is zeroed in the first layer of each group."""
+    from skep.tensors import NO_PAGE
     from skep.vllm import worker as half
 
     ours = served.connector_worker()
@@ -354,7 +397,8 @@ def zero_loads(served):
 
     def load(plan, order, part, stream):
         failed = true_load(plan, order, part, stream)
-        caches[0][order.pages] = 0
+        for layers, pages in zip(caches, order.pages):
+            layers[0][[page for page in pages if page != NO_PAGE]] = 0
         return failed
 
     half.load = load

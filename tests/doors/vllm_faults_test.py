@@ -149,6 +149,18 @@ def absent_at_start(faults):
     faults.no_pins("after loads")
 
 
+def came_later(faults):
+    """With sliding windows: what vLLM's own cache has it has without the pages before a window, so
+    that it cannot be saved."""
+    faults.same("the daemon is absent at start")
+    faults.daemon.start()
+    require(faults.engine.connect(), "the engine finds the daemon that came later")
+    faults.same("vLLM's own cache is warm, the store is cold")
+    faults.again("computed anew and saved")
+    require(faults.again("loaded") > 1000, "the store has it")
+    faults.no_pins("after loads")
+
+
 def restarted(faults):
     faults.daemon.kill()
     faults.daemon.start()
@@ -252,11 +264,7 @@ def preempted(model, prompts):
     daemon.end()
 
 
-def main():
-    print(f"seed {SEED}", flush=True)
-    prompts = door.prompts_of(SEED, 6)
-    folder = door.scratch()
-    model = door.make_model(os.path.join(folder, "model"))
+def each_fault(model, prompts, parts):
     # Little more than the prompts' blocks fit.
     daemon = Daemon("--dram-blocks-of", f"{BLOCK_BYTES}:48")
     daemon.kill()
@@ -265,9 +273,21 @@ def main():
         expected = tokens_of(engine.generate(prompts))
         engine.forget()
         faults = Faults(engine, daemon, prompts, expected)
-        for part in (absent_at_start, restarted, corrupted, evicted, aborted, stopped, killed):
+        for part in parts:
             part(faults)
     daemon.end()
+
+
+def main():
+    print(f"seed {SEED}", flush=True)
+    prompts = door.prompts_of(SEED, 6)
+    folder = door.scratch()
+    model = door.make_model(os.path.join(folder, "model"))
+    each_fault(model, prompts,
+               (absent_at_start, restarted, corrupted, evicted, aborted, stopped, killed))
+    print("sliding windows beside full attention", flush=True)
+    windows = door.make_model(os.path.join(folder, "windows"), window=200, kinds="fsfs")
+    each_fault(windows, prompts, (came_later, corrupted, evicted, aborted, stopped, killed))
     preempted(model, door.prompts_of(SEED + 2, 8, 300, 600))
 
 

@@ -22,18 +22,20 @@ RANKS = {"tensor_parallel_size": 2}
 # ---- run in the engine's process before it is one, and so in its workers
 
 def zero_loads():
-    """What was loaded and verified is zeroed in the first layer."""
+    """What was loaded and verified is zeroed in the first layer of each cache group."""
+    from skep.tensors import NO_PAGE
     from skep.vllm import worker as half
 
     true_load, true_register, caches = half.load, half.Worker.register, []
 
     def register(self, given):
-        caches.extend(given.values())
         true_register(self, given)
+        caches.extend(self.caches)
 
     def load(plan, order, part, stream):
         failed = true_load(plan, order, part, stream)
-        caches[0][order.pages] = 0
+        for layers, pages in zip(caches, order.pages):
+            layers[0][[page for page in pages if page != NO_PAGE]] = 0
         return failed
 
     half.load, half.Worker.register = load, register
@@ -49,7 +51,7 @@ def die_in_a_save():
         if self._part == 0:
             return true_save(self, order, stream, until)
         frames = self._mover._session.reserve(
-            self._chains[order.request], first=order.first, count=len(order.pages), part=1)
+            self._chains[order.request], first=order.first, count=order.blocks, part=1)
         for i in frames.reserved():
             room = frames.buffer(i)
             room[:len(room) // 2] = bytes(len(room) // 2)

@@ -10,13 +10,15 @@ import signal
 import statistics
 import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import vllm_engine  # noqa: F401  (says why where there is no vLLM)
 
 import skep
 from harness import Daemon, until
-from skep.vllm.orders import SpaceFields
+from skep.tensors import NO_PAGE
+from skep.vllm.orders import Saved, SpaceFields
 from skep.vllm.scheduler import Scheduler
 from skep.vllm.stats import Counts
 
@@ -68,27 +70,46 @@ class Request:
 class Blocks:
     """What vLLM allotted to a request: here pages that are numbered as its blocks are."""
 
-    def __init__(self, count):
-        self._pages = list(range(count))
+    def __init__(self, *groups):
+        self._groups = [list(range(group)) if isinstance(group, int) else group
+                        for group in groups]
 
     def get_block_ids(self):
-        return (self._pages,)
+        return tuple(self._groups)
+
+
+class Pool:
+    """Of vLLM's pages the shares that the connector has."""
+
+    def __init__(self, block_tokens):
+        self.hash_block_size = block_tokens
+        self.blocks = range(1 << 12)
+        self.held = Counter()
+
+    def touch(self, blocks):
+        self.held.update(blocks)
+
+    def free_blocks(self, blocks):
+        self.held.subtract(list(blocks))
+        self.held = +self.held
 
 
 class Half:
-    """A Scheduler with the space open, without an engine around it."""
+    """A Scheduler with the space open, without an engine around it. pages: of all requests, a list
+    a cache group."""
 
-    def __init__(self, daemon, block_tokens=16, **settings):
-        kind = type("FullAttentionSpec", (), {"block_size": block_tokens})
-        groups = SimpleNamespace(kv_cache_groups=[SimpleNamespace(kv_cache_spec=kind())])
+    def __init__(self, daemon, block_tokens=16, kinds=("FullAttentionSpec",), **settings):
+        specs = [type(kind, (), {"block_size": block_tokens})() for kind in kinds]
+        groups = SimpleNamespace(kv_cache_groups=[SimpleNamespace(kv_cache_spec=spec)
+                                                  for spec in specs])
         self.counts = Counts()
         self.block_tokens = block_tokens
         self.it = Scheduler(SimpleNamespace(parallel_config=SimpleNamespace()), groups,
                             settings, self.counts)
-        pages = list(range(1 << 12))
-        self.it.bind(SimpleNamespace(
-            block_pool=SimpleNamespace(hash_block_size=block_tokens),
-            get_block_ids=lambda name: (pages,)))
+        self.pages = [list(range(1, 1 << 12)) for _ in kinds]
+        self.pool = Pool(block_tokens)
+        self.it.bind(SimpleNamespace(block_pool=self.pool,
+                                     get_block_ids=lambda name: tuple(self.pages)))
         fields = SpaceFields(f"s{block_tokens}", "m", "w", "", "", "", block_tokens, 1,
                              ((PART_BYTES, 1, 0),))
         session = skep.Session(daemon.socket)
@@ -109,8 +130,8 @@ class Half:
         chain = self.space.chain()
         chain.append_keys(order.keys, key_bytes=order.key_bytes,
                           tokens=memoryview(order.tokens).cast("I"))
-        done = self.worker.put(chain, [bytes(PART_BYTES)] * len(order.pages), first=order.first)
-        require(done.count == len(order.pages), "saved", done)
+        done = self.worker.put(chain, [bytes(PART_BYTES)] * order.blocks, first=order.first)
+        require(done.count == order.blocks, "saved", done)
 
     def compute(self, request):
         """A request that finds nothing: from its coming to its end."""
@@ -148,9 +169,9 @@ def promises(daemon):
     half.it.allotted(asked, Blocks(9), 64)
     orders = half.step()
     require([(order.pages, len(skep.Refs(order.refs))) for order in orders.loads] ==
-            [([4, 5, 6, 7], 4)], "the order names pages and references", orders)
+            [([[4, 5, 6, 7]], 4)], "the order names pages and references", orders)
     require(pins(daemon) > 0, "what is allotted is held")
-    half.it.loaded({asked.request_id}, set())
+    half.it.loaded({asked.request_id}, set(), set())
     require(pins(daemon) == 0, "until the workers are done")
     require(not half.it.finished(asked), "a request that saved nothing waits for nothing")
     whole = first.again()
@@ -169,7 +190,7 @@ def saves(daemon):
     half.it.allotted(request, Blocks(7), 0)
     request.num_computed_tokens = 64
     (order,) = half.step(request).saves
-    require((order.at, order.first, len(order.pages)) == (0, 0, 6), "all six", order)
+    require((order.at, order.first, order.blocks) == (0, 0, 6), "all six", order)
     half.put(order)
     require(half.step(request).saves == [], "nothing twice")
     request.num_computed_tokens = request.num_tokens
@@ -177,7 +198,7 @@ def saves(daemon):
         request.block_hashes.append(DRAW.randbytes(32))
         request.all_token_ids.extend(range(16))
         (order,) = half.step(request).saves
-    require((order.at, order.first, len(order.pages)) == (7, 6, 2) and
+    require((order.at, order.first, order.blocks) == (7, 6, 2) and
             len(order.keys) == 32, "only new keys are sent, and what is still missing saved",
             order)
     require(request.all_token_ids.taken == 8 * 16, "each token is taken once",
@@ -186,7 +207,7 @@ def saves(daemon):
     request.num_computed_tokens += 16
     half.it._requests[request.request_id].saved = 0
     (order,) = half.step(request).saves
-    require((order.at, order.first, len(order.pages)) == (0, 6, 2),
+    require((order.at, order.first, order.blocks) == (0, 6, 2),
             "a request that was given another prompt begins anew", order)
     require(half.it.finished(request), "its pages wait for the workers")
     require(half.step().owed == {request.request_id}, "who are told so")
@@ -201,10 +222,73 @@ def failures(daemon):
     asked = first.again()
     half.it.matched(asked, 0)
     half.it.allotted(asked, Blocks(5), 64)
-    half.it.loaded({asked.request_id}, {2})
+    half.it.loaded({asked.request_id}, {2}, set())
     require(half.it.matched(asked, 0) == (0, False), "not promised again")
     require(pins(daemon) == 0, "and not held")
     half.it.finished(asked)
+    half.close()
+
+
+def windows(daemon):
+    """Pages before a window are neither filled nor saved; those of a save are held until all parts
+    have it."""
+    half = Half(daemon, kinds=("FullAttentionSpec", "SlidingWindowSpec"))
+    first, others = Request(6, 16), Request(6, 16)
+    first.num_computed_tokens = 0
+    half.it.matched(first, 0)
+    (order,) = half.step(first).saves
+    require(order.pages == [half.pages[0][:6], half.pages[1][:6]], "a list a group", order)
+    require(half.pool.held == Counter(order.pages[1]), "held", half.pool.held)
+    # Before it is put: what is on its way is not sent again, though its pages have gone.
+    first.block_hashes.append(DRAW.randbytes(32))
+    first.all_token_ids.extend(range(16))
+    first.num_computed_tokens = 96
+    half.pages[1] = [0] * 6 + half.pages[1][6:]
+    (second,) = half.step(first).saves
+    require((second.first, second.blocks) == (6, 1) and half.it.holds_pages(), "what is new",
+            second)
+    half.put(order)
+    half.it.saved(Saved({0: order.number}))
+    require(half.pool.held == Counter(second.pages[1]), "given back", half.pool.held)
+    half.it.saved(Saved({0: second.number}))
+    require(not half.pool.held and not half.it.holds_pages(), "all of it")
+    # What vLLM's own cache had: nothing before the window.
+    half.it.matched(others, 0)
+    others.num_computed_tokens = 80
+    require(half.step(others).saves == [], "what has no pages is not saved")
+
+    asked = first.again()
+    require(half.it.matched(asked, 0) == (96, True), "all groups' blocks are one")
+    half.it.allotted(asked, Blocks(7, [0, 0, 0, 0, 8, 9, 10]), 96)
+    (load,) = half.step().loads
+    require(load.pages == [[0, 1, 2, 3, 4, 5], [NO_PAGE] * 4 + [8, 9]], "where there are pages",
+            load)
+    half.it.loaded({asked.request_id}, set(), set())
+    for request in (first, others, asked):
+        half.it.finished(request)
+    half.close()
+
+
+def retries(daemon):
+    """A request whose load failed lets those go first that hold pages, and nobody else."""
+    half = Half(daemon, kinds=("FullAttentionSpec", "SlidingWindowSpec"))
+    first = Request(4, 16)
+    half.compute(first)
+    failed, loaded, late = first.again(), first.again(), first.again()
+    for request in (failed, loaded):
+        require(half.it.matched(request, 0) == (64, True), "there")
+        half.it.allotted(request, Blocks(5, 5), 64)
+    half.it.loaded({failed.request_id, loaded.request_id}, set(), {failed.request_id})
+    require(half.it.matched(failed, 0) == (None, False), "not before what is loaded")
+    require(half.it.matched(late, 0) == (None, False), "nobody else")
+    half.step(loaded)
+    require(half.it.matched(failed, 0) == (0, False), "then it is computed")
+    require(half.it.matched(late, 0) == (None, False), "nobody else")
+    half.step(failed)
+    require(half.it.matched(late, 0) == (64, True), "and all is as before")
+    for request in (failed, loaded, late):
+        half.it.finished(request)
+    require(pins(daemon) == 0, "no pin is left")
     half.close()
 
 
@@ -230,7 +314,7 @@ def from_the_ssd():
             "but not for as long as a request waits for pages")
     half.it.allotted(asked, Blocks(9), 128)
     require(half.it.sources(asked, 128) == (0, 128), "they came from the ssd")
-    half.it.loaded({asked.request_id}, set())
+    half.it.loaded({asked.request_id}, set(), set())
     half.it.finished(asked)
     until(lambda: pins(daemon) == 0, "pins back to 0")
     daemon.kill()
@@ -278,7 +362,7 @@ def cost(daemon, block_tokens, tokens, rounds=200):
         had, _ = half.it.matched(warm, 0)
         half.it.allotted(warm, pages, had)
         half.step()
-        half.it.loaded({warm.request_id}, set())
+        half.it.loaded({warm.request_id}, set(), set())
         half.it.allotted(warm, pages, 0)
         warm.num_computed_tokens = had
         half.step(warm)
@@ -292,7 +376,7 @@ def cost(daemon, block_tokens, tokens, rounds=200):
 def main():
     print(f"seed {SEED}", flush=True)
     daemon = Daemon("--dram-blocks-of", f"{PART_BYTES}:60000")
-    for part in (promises, saves, failures):
+    for part in (promises, saves, failures, windows, retries):
         part(daemon)
         print(f"ok: {part.__doc__.splitlines()[0]}", flush=True)
     from_the_ssd()

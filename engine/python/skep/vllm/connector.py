@@ -5,12 +5,13 @@ from typing import Any, Dict, Optional, Set, Tuple
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorRole,
+    KVConnectorTransferResults,
     SupportsHMA,
 )
 
 from .contained import contained, log
 from .identity import Refused, require_served
-from .orders import Layout, Orders
+from .orders import Layout, Orders, Saved
 from .scheduler import Scheduler
 from .stats import Counts, SkepProm, SkepStats
 from .worker import Worker
@@ -72,18 +73,20 @@ class SkepConnector(KVConnectorBase_V1, SupportsHMA):
         if self._worker is not None and self.has_connector_metadata():
             self._worker.begin_saves(self._get_connector_metadata())
 
-    @contained(lambda: (None, None))
-    def get_finished(self, finished_req_ids: Set[str]) -> Tuple[Optional[Set[str]],
-                                                                Optional[Set[str]]]:
+    @contained(KVConnectorTransferResults)
+    def get_transfer_results(self, finished_req_ids: Set[str]) -> KVConnectorTransferResults:
         if self._worker is None:
-            return None, None
+            return KVConnectorTransferResults()
         orders = self._get_connector_metadata() if self.has_connector_metadata() else None
-        sent, received = self._worker.finished(finished_req_ids, orders)
-        return sent or None, received or None
+        return KVConnectorTransferResults(*self._worker.finished(finished_req_ids, orders))
 
     @contained(set)
     def get_block_ids_with_load_errors(self) -> Set[int]:
         return self._worker.failed() if self._worker is not None else set()
+
+    @contained()
+    def build_connector_worker_meta(self) -> Optional[Saved]:
+        return self._worker.saved() if self._worker is not None else None
 
     # ---- in the scheduler
 
@@ -129,7 +132,19 @@ class SkepConnector(KVConnectorBase_V1, SupportsHMA):
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is not None:
             self._scheduler.loaded(set(connector_output.finished_recving or ()),
-                                   set(connector_output.invalid_block_ids or ()))
+                                   set(connector_output.invalid_block_ids or ()),
+                                   set(connector_output.failed_recving or ()))
+            if isinstance(connector_output.kv_connector_worker_meta, Saved):
+                self._scheduler.saved(connector_output.kv_connector_worker_meta)
+
+    @contained(lambda: False)
+    def has_pending_block_frees(self) -> bool:
+        return self._scheduler is not None and self._scheduler.holds_pages()
+
+    @contained(lambda: False)
+    def has_pending_push_work(self) -> bool:
+        """Steps go on until the pages that are held are given back: only steps bring the news."""
+        return self._scheduler is not None and self._scheduler.holds_pages()
 
     @contained(lambda: (False, None))
     def request_finished_all_groups(self, request: Any, block_ids: Any

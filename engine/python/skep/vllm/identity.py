@@ -17,19 +17,35 @@ _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _LEFT_OUT = ("rope", "dtype", "_name_or_path", "transformers_version", "_commit_hash")
 
 
+# Kinds of cache groups that are served, and how the layout's text calls them.
+KINDS = {"FullAttentionSpec": "full", "MLAAttentionSpec": "mla", "SlidingWindowSpec": "window"}
+
+
 class Refused(Exception):
     """A configuration that the connector does not serve; the text says why."""
+
+
+def windowed(kv_config: Any) -> List[int]:
+    """The cache groups whose pages vLLM takes back while a request runs, once they have left the
+    window."""
+    return [index for index, group in enumerate(kv_config.kv_cache_groups)
+            if KINDS.get(type(group.kv_cache_spec).__name__) == "window"]
 
 
 def require_served(config: Any, kv_config: Any) -> None:
     """Raises Refused where blocks are not simply the KV of so many tokens of each rank."""
     parallel = config.parallel_config
-    groups = kv_config.kv_cache_groups
-    if len(groups) != 1:
-        raise Refused(f"{len(groups)} cache groups (one is served)")
-    kind = type(groups[0].kv_cache_spec).__name__
-    if kind not in ("FullAttentionSpec", "MLAAttentionSpec"):
-        raise Refused(f"a cache of {kind} (full attention is served)")
+    specs = [group.kv_cache_spec for group in kv_config.kv_cache_groups]
+    if not specs:
+        raise Refused("no cache groups")
+    for spec in specs:
+        if type(spec).__name__ not in KINDS:
+            raise Refused(f"a cache of {type(spec).__name__} (full attention and sliding windows "
+                          "are served)")
+    tokens = sorted({spec.block_size for spec in specs})
+    if len(tokens) != 1:
+        raise Refused(f"cache groups of blocks of {' and '.join(map(str, tokens))} tokens (equal "
+                      "ones are served)")
     if getattr(getattr(config, "cache_config", None), "calculate_kv_scales", False):
         raise Refused("calculate_kv_scales: what the bytes stand for is known to one engine alone")
     for name in ("pipeline_parallel_size", "decode_context_parallel_size",
@@ -139,13 +155,13 @@ def weights_digest(folder: str) -> str:
     return "sha256:" + total.hexdigest()
 
 
-def _engine(config: Any, ratio: int) -> str:
+def _engine(config: Any, ratio: int, groups: int) -> str:
     from vllm.v1.core import kv_cache_utils
 
     # The root of all block hashes: it stands for the seed.
     root = bytes(kv_cache_utils.NONE_HASH).hex()[:16]
     return (f"vllm hash={config.cache_config.prefix_caching_hash_algo} root={root} "
-            f"hashes_per_block={ratio} groups=1")
+            f"hashes_per_block={ratio} groups={groups}")
 
 
 def space_fields(config: Any, layouts: List[Layout], block_tokens: int, ratio: int,
@@ -158,14 +174,13 @@ def space_fields(config: Any, layouts: List[Layout], block_tokens: int, ratio: i
         if layout.text != first.text:
             raise Refused(f"ranks of different layouts: {first.text}; {layout.text}")
     weights = settings.get("weights") or weights_digest(_folder(config))
-    ranges = first.layers if first.page_bytes >= 4096 else 1
     # Whatever depends on the block's tokens or the ranks is said by block_tokens and ranks.
     texts = dict(model=_model(config), weights=_short(weights), rope=_rope(config),
-                 layout=_short(first.text), engine=_short(_engine(config, ratio)))
-    parts = tuple((layout.page_bytes * layout.layers, ranges, rank)
-                  for rank, layout in enumerate(layouts))
+                 layout=_short(first.text), engine=_short(_engine(config, ratio, first.groups)))
+    parts = tuple((first.part_bytes, first.ranges, rank)
+                  for rank in range(len(layouts) // first.copies))
     digest = hashlib.sha256(_canonical([texts, block_tokens, parts]).encode()).hexdigest()
     name = settings.get("space") or "vllm-" + texts["model"].split("@")[0].split(" ")[0]
     name = name.replace("/", "-")[:63 - 13] + "-" + digest[:12]
-    return SpaceFields(name=name, block_tokens=block_tokens, ranks=len(layouts), parts=parts,
+    return SpaceFields(name=name, block_tokens=block_tokens, ranks=len(parts), parts=parts,
                        **texts)

@@ -108,17 +108,24 @@ def open_session(settings: Dict[str, Any]) -> skep.Session:
                         token=settings.get("token"), wait=False, name="vllm")
 
 
+def _pages(tables: List[List[int]], first: int, past: int) -> List[int]:
+    """Those of some blocks, table after table."""
+    if len(tables) == 1:
+        return tables[0][first:past]
+    return [page for pages in tables for page in pages[first:past]]
+
+
 def load(plan: skep_tensors.Plan, order: LoadOrder, part: int, stream: int) -> List[int]:
-    """Fills the pages of an order. Those that failed."""
+    """Fills the pages of an order. Which of its blocks failed."""
     refs, at, failed = skep.Refs(order.refs), 0, []
     while at < len(refs):
-        job = plan.load(refs[at:], order.pages[at:len(refs)], part=part, stream=stream)
+        job = plan.load(refs[at:], _pages(order.pages, at, len(refs)), part=part, stream=stream)
         statuses = job.end()
         if not statuses:
             break
-        failed += [order.pages[at + i] for i, status in enumerate(statuses) if status]
+        failed += [at + i for i, status in enumerate(statuses) if status]
         at += len(statuses)
-    return failed + order.pages[at:]
+    return failed + list(range(at, order.blocks))
 
 
 class Saver:
@@ -132,6 +139,8 @@ class Saver:
         self._changed = threading.Condition()
         self._under_way: Dict[str, int] = {}
         self._cancelled: Set[str] = set()
+        # The number of the last save that has ended, and of the last one that was told of.
+        self._ended = self._told = 0
 
     # ---- of the worker's thread
 
@@ -144,6 +153,13 @@ class Saver:
     def is_idle(self, request: str) -> bool:
         with self._changed:
             return request not in self._under_way
+
+    def ended(self) -> Optional[int]:
+        """The number of the last save that has ended, where it is news."""
+        with self._changed:
+            news = self._ended if self._ended != self._told else None
+            self._told = self._ended
+        return news
 
     def cancel(self, requests: Set[str]) -> None:
         """Their pages are about to be overwritten: returns when nothing reads them."""
@@ -160,7 +176,7 @@ class Saver:
 
     def _run(self, order: SaveOrder, opened: Callable[[], bool], stream: int,
              until: float) -> None:
-        saved, wanted = 0, len(order.pages)
+        saved, wanted = 0, order.blocks
         try:
             if opened() and self._extend(order):
                 saved = self._save(order, stream, until)
@@ -173,6 +189,7 @@ class Saver:
                     self._under_way[order.request] = left
                 else:
                     del self._under_way[order.request]
+                self._ended = order.number
                 self._changed.notify_all()
 
     def _extend(self, order: SaveOrder) -> bool:
@@ -190,13 +207,14 @@ class Saver:
     def _save(self, order: SaveOrder, stream: int, until: float) -> int:
         """How many of the blocks are in the store, or being put there by another."""
         chain, at, saved = self._chains[order.request], 0, 0
-        while at < len(order.pages):
+        while at < order.blocks:
             left = until - time.monotonic()
             if left <= 0 or self._mover.resting or order.request in self._cancelled:
                 break
             job = self._mover.plan.save(
-                chain, order.pages[at:], first=order.first + at, count=len(order.pages) - at,
-                part=self._part, stream=stream, timeout=min(left, 0.1))
+                chain, _pages(order.pages, at, order.blocks), first=order.first + at,
+                count=order.blocks - at, part=self._part, stream=stream,
+                timeout=min(left, 0.1))
             statuses = job.end(timeout=left)
             if job.status in (skep.EDOWN, -errno.ETIMEDOUT):
                 self._mover.rest()

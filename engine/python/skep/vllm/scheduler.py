@@ -3,16 +3,18 @@
 import threading
 import time
 from array import array
-from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
+from collections import deque
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from vllm.v1.core import kv_cache_utils
 
 import skep
+from skep.tensors import NO_PAGE
 
 from .contained import log, report
-from .identity import Refused, require_served, space_fields
+from .identity import Refused, require_served, space_fields, windowed
 from .mover import open_session
-from .orders import Layout, LoadOrder, Orders, SaveOrder, SpaceFields
+from .orders import NULL_PAGE, Layout, LoadOrder, Orders, Saved, SaveOrder, SpaceFields
 from .stats import Counts
 
 _RETRY_S = 0.5
@@ -78,6 +80,8 @@ class Tracked:
         # Blocks that were saved, or looked at.
         self.saved = 0
         self.ever_saved = False
+        # The last save that went out: up to which block, and its number.
+        self.ordered = self.number = 0
         # Of the last question: the first block promised; where some were brought in from the
         # ssd, how many lay in DRAM before.
         self.first = 0
@@ -93,7 +97,7 @@ class Tracked:
         self.chain.truncate(0)
         self.keys.clear()
         del self.tokens[:]
-        self.sent = self.saved = 0
+        self.sent = self.saved = self.ordered = 0
 
 
 class Bringing:
@@ -112,6 +116,13 @@ class Loading(NamedTuple):
     ssd_tokens: int
 
 
+class Held(NamedTuple):
+    """Pages of a save, of which vLLM may take back its own share while they are read."""
+
+    number: int
+    blocks: List[Any]
+
+
 class Scheduler:
     """settings: of kv_connector_extra_config."""
 
@@ -122,6 +133,7 @@ class Scheduler:
         self._timeout = float(settings.get("load_timeout_ms", 1000)) / 1000
         require_served(config, kv_config)
         self._block_tokens = kv_config.kv_cache_groups[0].kv_cache_spec.block_size
+        self._windowed = windowed(kv_config)
         self._ratio = 1
         self._opener: Optional[Opener] = None
         self._session: Optional[skep.Session] = None
@@ -134,8 +146,17 @@ class Scheduler:
         self._abandoned: Dict[int, Bringing] = {}
         self._loads: List[LoadOrder] = []
         self._loading: Dict[str, Loading] = {}
+        # Requests that hold pages for a load and have not run since, and such as lost theirs when
+        # it failed.
+        self._coming: Set[str] = set()
+        self._retrying: Set[str] = set()
         self._owed: Set[str] = set()
         self._manager: Any = None
+        self._number = 0
+        self._held: Deque[Held] = deque()
+        # Of each part the number of the last save that has ended, and the least of these.
+        self._ended: Dict[int, int] = {}
+        self._all_ended = 0
 
     def bind(self, manager: Any) -> None:
         self._manager = manager
@@ -186,7 +207,9 @@ class Scheduler:
     def matched(self, request: Any, computed: int) -> Tuple[Optional[int], bool]:
         """get_num_new_matched_tokens()."""
         tracked = self._track(request)
-        if not self._is_open() or tracked.failed:
+        if tracked.failed:
+            return self._retried(request.request_id), False
+        if not self._is_open():
             return 0, False
         first = computed // self._block_tokens
         if self._extend(tracked) <= first:
@@ -203,8 +226,19 @@ class Scheduler:
         had = min((first + found.matched) * self._block_tokens, request.num_tokens - 1)
         if had <= computed:
             return 0, False
+        if self._retrying:
+            return None, False
         tracked.first = first
         return had - computed, True
+
+    def _retried(self, request: str) -> Optional[int]:
+        """The answer to a request whose load has failed. vLLM has taken its pages away, turns to it
+        before those that came later, and looks no further where too few pages are free. But these
+        may hold the pages, loaded and waiting for their turn, and nothing would ever run: so they
+        go first, and no others get between."""
+        self._coming.discard(request)
+        self._retrying.add(request)
+        return None if self._coming else 0
 
     def _bring(self, tracked: Tracked, first: int, count: int, resident: int) -> bool:
         """Begins to bring blocks in from the ssd; their event comes by the deadline."""
@@ -257,9 +291,13 @@ class Scheduler:
             return
         first = tracked.first
         past = -(-(first * self._block_tokens + tokens) // self._block_tokens)
-        order = LoadOrder(request.request_id, list(blocks.get_block_ids()[0][first:past]))
+        pages = [list(group[first:past]) for group in blocks.get_block_ids()]
+        for group in self._windowed:
+            pages[group] = [NO_PAGE if page == NULL_PAGE else page for page in pages[group]]
+        order = LoadOrder(request.request_id, pages)
         # From here on the order goes out: what cannot be pinned now is a load that failed.
         self._loads.append(order)
+        self._coming.add(request.request_id)
         try:
             run = self._session.match(tracked.chain, first=first, count=past - first)
             order.refs = bytes(run.refs)
@@ -285,12 +323,13 @@ class Scheduler:
             self._abandoned[tracked.bringing.user] = tracked.bringing
             tracked.bringing = None
 
-    def loaded(self, finished: Set[str], invalid: Set[int]) -> None:
-        """update_connector_output()."""
+    def loaded(self, finished: Set[str], invalid: Set[int], failed: Set[str]) -> None:
+        """update_connector_output(): loads that have ended, and pages or whole requests whose load
+        has failed."""
         for request, loading in self._loading.items():
             tracked = self._requests.get(request)
-            if tracked is not None and not invalid.isdisjoint(
-                    loading.order.pages):
+            if tracked is not None and (request in failed or not invalid.isdisjoint(
+                    loading.order.pages[0])):
                 # It is not asked for again: what failed once may fail for ever. It may be saved.
                 tracked.failed = True
                 tracked.saved = 0
@@ -306,6 +345,12 @@ class Scheduler:
         orders = Orders(loads=self._loads, owed=self._owed,
                         preempted=set(output.preempted_req_ids or ()))
         self._loads, self._owed = [], set()
+        for waiting in (self._coming, self._retrying):
+            waiting -= {each for each in waiting if each in output.num_scheduled_tokens}
+        for request in orders.preempted:
+            if request in self._requests:
+                # Of its saves some were given up, and its pages go.
+                self._requests[request].saved = 0
         try:
             if self._is_open():
                 orders.space = self._fields
@@ -336,23 +381,56 @@ class Scheduler:
     def _save_missing(self, orders: Orders, tracked: Tracked, whole: int) -> None:
         """From the first block that the store lacks on, whoever computed it."""
         missing = self._session.missing(tracked.chain)
-        if not missing or missing[0] >= whole:
+        if not missing:
             return
         request, first = tracked.request.request_id, missing[0]
-        pages = self._manager.get_block_ids(request)[0][first:whole]
-        if len(pages) < whole - first:
+        if self._windowed and tracked.number > self._all_ended:
+            # What is on its way is not missing; its pages may have left the window by now.
+            first = max(first, tracked.ordered)
+        if first >= whole:
+            return
+        pages = [group[first:whole] for group in self._manager.get_block_ids(request)]
+        if any(len(group) < whole - first for group in pages):
+            return
+        if any(NULL_PAGE in pages[group] for group in self._windowed):
+            # The window has passed: nobody has them all any more, nor can what follows be put.
             return
         width = len(tracked.keys) // len(tracked.chain)
         at, size = tracked.sent, self._block_tokens
+        self._number += 1
+        self._hold(pages)
         orders.saves.append(SaveOrder(
             request, at, bytes(tracked.keys[at * width:whole * width]), width,
-            tracked.tokens[at * size:whole * size].tobytes(), first, list(pages)))
+            tracked.tokens[at * size:whole * size].tobytes(), first, pages, self._number))
         tracked.sent = max(whole, at)
         tracked.ever_saved = True
+        tracked.ordered, tracked.number = whole, self._number
+
+    def _hold(self, pages: List[List[int]]) -> None:
+        """vLLM takes back pages that leave a window while the request runs, and gives them to
+        others: a share of our own keeps them as they are until the save has ended."""
+        if self._windowed:
+            pool = self._manager.block_pool
+            blocks = [pool.blocks[page] for group in self._windowed for page in pages[group]]
+            pool.touch(blocks)
+            self._held.append(Held(self._number, blocks))
+
+    def saved(self, news: Saved) -> None:
+        """Saves that have ended, of some parts: pages whose all have are given back."""
+        self._ended.update(news.parts)
+        if len(self._ended) == len(self._fields.parts):
+            self._all_ended = min(self._ended.values())
+        while self._held and self._held[0].number <= self._all_ended:
+            self._manager.block_pool.free_blocks(reversed(self._held.popleft().blocks))
+
+    def holds_pages(self) -> bool:
+        return bool(self._held)
 
     def finished(self, request: Any) -> bool:
         """request_finished(): do its pages wait for the workers?"""
         tracked = self._requests.pop(request.request_id, None)
+        self._coming.discard(request.request_id)
+        self._retrying.discard(request.request_id)
         if tracked is None:
             return False
         self._let_go(tracked)

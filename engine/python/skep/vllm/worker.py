@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connector's half in a worker: its tensors, and what is moved between them and the store."""
+import hashlib
+import json
 import threading
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 
 from skep.tensors import Tensors
 
 from .contained import log, report
-from .identity import Refused
+from .identity import KINDS, Refused, windowed
 from .mover import Mover, Saver, load
-from .orders import Layout, LoadOrder, Orders, SaveOrder, SpaceFields
+from .orders import Layout, LoadOrder, Orders, Saved, SpaceFields
 from .stats import Counts
 
 _STOP_S = 1.0
+# A range of the store is no shorter.
+_RANGE_BYTES_MIN = 4096
 _DIMENSIONS = ("head", "token", "channel")
 
 
@@ -38,12 +42,56 @@ def _arithmetic(device: str) -> str:
     return f"cpu amx={int(torch.cpu._is_amx_tile_supported())}"
 
 
-def look(caches: Dict[str, Any], spec: Any, tokens: int, ranks: int, kv_dtype: str) -> Layout:
+def _group_text(group: Any) -> str:
+    spec = group.kv_cache_spec
+    return f"{KINDS[type(spec).__name__]}{getattr(spec, 'sliding_window', None) or ''}"
+
+
+def _groups_text(kv_config: Any, caches: List[List[Any]]) -> str:
+    """The cache groups and their layers, in the order in which the part has them; nothing for one
+    group of full attention, which has them all."""
+    groups = kv_config.kv_cache_groups
+    if len(groups) == 1 and not windowed(kv_config):
+        return ""
+    names = hashlib.sha256(json.dumps([group.layer_names for group in groups]).encode())
+    said = "+".join(f"{_group_text(group)}x{len(layers)}"
+                    for group, layers in zip(groups, caches))
+    return f"groups={said}:{names.hexdigest()[:8]} "
+
+
+def caches_of(caches: Dict[str, Any], groups: List[Any]) -> List[List[Any]]:
+    """The tensors of each cache group; layers that share one have it once. Raises Refused."""
+    found = []
+    for group in groups:
+        missing = [name for name in group.layer_names if name not in caches]
+        if missing:
+            raise Refused(f"no tensor of layer {missing[0]}")
+        tensors = {caches[name].data_ptr(): caches[name] for name in group.layer_names}
+        found.append(list(tensors.values()))
+    return found
+
+
+def _ranges(page_bytes: int, layers: List[int]) -> int:
+    """Into how many ranges a part is cut: a layer each, or so many together that no range is
+    shorter than the store has them. None spans two groups."""
+    together = next((count for count in range(1, min(layers) + 1)
+                     if not any(each % count for each in layers)
+                     and count * page_bytes >= _RANGE_BYTES_MIN), None)
+    if together is not None:
+        return sum(layers) // together
+    if len(layers) > 1:
+        raise Refused(f"cache groups of {layers} layers whose pages have {page_bytes} bytes")
+    return 1
+
+
+def look(caches: List[List[Any]], kv_config: Any, ranks: int, kv_dtype: str) -> Layout:
     """What the tensors are. Raises Refused."""
-    tensors = list(caches.values())
+    groups = kv_config.kv_cache_groups
+    spec, copies = groups[0].kv_cache_spec, getattr(kv_config, "kv_tp_replicas", 1)
+    tensors = [tensor for layers in caches for tensor in layers]
     first = tensors[0]
     for tensor in tensors:
-        if tensor.dim() != 4 or tensor.shape[2] != tokens:
+        if tensor.dim() != 4 or tensor.shape[2] != spec.block_size:
             raise Refused(f"a cache of shape {tuple(tensor.shape)}")
         if (tensor.shape, tensor.stride(), tensor.dtype) != (
                 first.shape, first.stride(), first.dtype):
@@ -51,22 +99,33 @@ def look(caches: Dict[str, Any], spec: Any, tokens: int, ranks: int, kv_dtype: s
     order = _dense_order(first)
     page_bytes = first[0].numel() * first.element_size()
     text = (f"{str(first.dtype).split('.')[-1]} kv={kv_dtype} layers={len(tensors)} "
-            f"heads={spec.num_kv_heads * ranks} head_size={spec.head_size} "
-            f"channels={first.shape[3]} order=layer,{order} {_arithmetic(first.device.type)}")
-    return Layout(text, page_bytes, len(tensors))
+            f"{_groups_text(kv_config, caches)}heads={spec.num_kv_heads * (ranks // copies)} "
+            f"head_size={spec.head_size} channels={first.shape[3]} "
+            f"{f'on_ranks={ranks} ' if copies > 1 else ''}"
+            f"order=layer,{order} {_arithmetic(first.device.type)}")
+    return Layout(text, page_bytes * len(tensors),
+                  _ranges(page_bytes, [len(layers) for layers in caches]), len(groups), copies)
 
 
-def tensors_of(caches: Dict[str, Any], tokens: int) -> Tensors:
+def tensors_of(caches: List[List[Any]], layout: Layout, tokens: int) -> Tensors:
     """The same for a plan: of each page the bytes as they lie, in as many shares as tokens."""
-    first = next(iter(caches.values()))
-    page_bytes = first[0].numel() * first.element_size()
-    share = page_bytes // tokens
+    tensors = [tensor for layers in caches for tensor in layers]
+    share = layout.part_bytes // len(tensors) // tokens
     return Tensors(
-        layers=len(caches), kinds=1, block_tokens=tokens, heads=1, head_bytes=share,
-        ranges=len(caches) if page_bytes >= 4096 else 1, page_tokens=tokens,
-        page_count=first.shape[0], page_stride=first.stride(0) * first.element_size(),
+        layers=len(tensors), kinds=1, block_tokens=tokens, heads=1, head_bytes=share,
+        ranges=layout.ranges, page_tokens=tokens, page_count=tensors[0].shape[0],
+        page_stride=tensors[0].stride(0) * tensors[0].element_size(),
         token_stride=share, head_stride=share,
-        bases=[tensor.data_ptr() for tensor in caches.values()])
+        bases=[tensor.data_ptr() for tensor in tensors],
+        table_layers=[len(layers) for layers in caches] if len(caches) > 1 else ())
+
+
+class Ended(NamedTuple):
+    """Requests whose saves have ended, whose loads have, and of these such as failed as a whole."""
+
+    sent: Set[str]
+    received: Set[str]
+    failed: Set[str]
 
 
 class Worker:
@@ -76,37 +135,44 @@ class Worker:
         from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 
         self._config = config
-        self._spec = kv_config.kv_cache_groups[0].kv_cache_spec
-        self._rank = get_tensor_model_parallel_rank()
+        self._kv_config = kv_config
+        # Where ranks have the same KV, the first of them saves it and all load it.
+        copies = getattr(kv_config, "kv_tp_replicas", 1)
+        rank = get_tensor_model_parallel_rank()
+        self._part, self._saves = rank // copies, rank % copies == 0
+        # Where vLLM could not tell blocks by the numbers of their pages, loads fail as a whole.
+        self._fails_whole = len(kv_config.kv_cache_groups) > 1 or bool(windowed(kv_config))
         self._counts = counts
         # The tensors themselves, which stay as long as their addresses are used.
-        self.caches: List[Any] = []
+        self.caches: List[List[Any]] = []
         self._tensors: Optional[Tensors] = None
         self._device: Tuple[str, int] = ("host", 0)
         self.layout: Optional[Layout] = None
         self._loader = Mover("load", settings, counts)
         self._mover = Mover("save", settings, counts)
-        self._saver = Saver(self._mover, self._rank,
+        self._saver = Saver(self._mover, self._part,
                             float(settings.get("save_timeout_ms", 2000)) / 1000)
         self._lock = threading.Lock()
         self._received: Set[str] = set()
         self._failed: Set[int] = set()
+        self._failed_requests: Set[str] = set()
         self._owed: Set[str] = set()
         self._space: Optional[SpaceFields] = None
 
     def register(self, caches: Dict[str, Any]) -> None:
-        tokens = self._spec.block_size
+        groups = self._kv_config.kv_cache_groups
         try:
-            self.layout = look(caches, self._spec, tokens,
+            self.caches = caches_of(caches, groups)
+            self.layout = look(self.caches, self._kv_config,
                                self._config.parallel_config.tensor_parallel_size,
                                self._config.cache_config.cache_dtype)
-            device = next(iter(caches.values())).device
+            device = self.caches[0][0].device
             if device.type == "cuda":
                 self._device = ("cuda", device.index or 0)
             elif device.type != "cpu":
                 raise Refused(f"tensors on {device.type}")
-            self.caches = list(caches.values())
-            self._tensors = tensors_of(caches, tokens)
+            self._tensors = tensors_of(self.caches, self.layout,
+                                       groups[0].kv_cache_spec.block_size)
         except Refused as refusal:
             log.warning("skep: not used: %s", refusal)
             self.layout = Layout(refusal=str(refusal))
@@ -139,26 +205,31 @@ class Worker:
             self._loader.push(lambda order=order: self._load(order, stream))
 
     def _load(self, order: LoadOrder, stream: int) -> None:
-        failed: List[int] = order.pages
+        failed = list(range(order.blocks))
         try:
             if order.refs and self._opened(self._loader):
-                failed = load(self._loader.plan, order, self._rank, stream)
+                failed = load(self._loader.plan, order, self._part, stream)
         except Exception:  # its pages have failed
             report("a load")
             self._counts.add("exceptions", 1)
         self._counts.add("blocks_load_failed", len(failed))
-        self._counts.add("blocks_loaded", len(order.pages) - len(failed))
+        self._counts.add("blocks_loaded", order.blocks - len(failed))
         with self._lock:
-            self._failed.update(failed)
+            if not self._fails_whole:
+                self._failed.update(order.pages[0][block] for block in failed)
+            elif failed:
+                self._failed_requests.add(order.request)
             self._received.add(order.request)
 
     def begin_saves(self, orders: Orders) -> None:
-        stream = self._stream() if orders.saves else 0
+        if not orders.saves or not self._saves:
+            return
+        stream = self._stream()
         for order in orders.saves:
             self._saver.push(order, lambda: self._opened(self._mover), stream)
 
-    def finished(self, requests: Set[str], orders: Optional[Orders]) -> Tuple[Set[str], Set[str]]:
-        """get_finished(): requests whose saves have ended, and whose loads have."""
+    def finished(self, requests: Set[str], orders: Optional[Orders]) -> Ended:
+        """get_transfer_results()."""
         if orders is not None:
             self._owed |= orders.owed
         if requests:
@@ -167,7 +238,13 @@ class Worker:
         self._owed -= sent
         with self._lock:
             received, self._received = self._received, set()
-        return sent, received
+            failed, self._failed_requests = self._failed_requests, set()
+        return Ended(sent, received, failed)
+
+    def saved(self) -> Optional[Saved]:
+        """build_connector_worker_meta(): how far the saves have come, where it is news."""
+        number = self._saver.ended()
+        return Saved({self._part: number}) if number is not None else None
 
     def failed(self) -> Set[int]:
         with self._lock:
