@@ -125,6 +125,15 @@ uint64_t ring_part(const struct skep_gpu_plan *plan, uint32_t slot, uint32_t par
 /* Decides for each moved part how it passes between pool and ring; pins and reservations stand. */
 void ways_find(struct skep_gpu_job *job);
 
+/* Does a table lack pages, so that launches pass over some of its ranges? */
+static inline bool job_partial(const struct skep_gpu_job *job)
+{
+	for (uint32_t table = 0; table < job->plan->tables; table++)
+		if (job->from[table])
+			return true;
+	return false;
+}
+
 /* Submits the copies of a slot's parts between pool and ring, the end of which is the slot's event
  * copy_done. @first is a multiple of ring_parts. */
 int slot_copy(struct skep_gpu_job *job, uint32_t slot, uint32_t first, uint32_t count);

@@ -337,15 +337,6 @@ static void ring_places(struct skep_gpu_job *job)
 	}
 }
 
-/* Does a table lack pages, so that launches pass over some of its ranges? */
-static bool is_partial(const struct skep_gpu_job *job)
-{
-	for (uint32_t table = 0; table < job->plan->tables; table++)
-		if (job->from[table])
-			return true;
-	return false;
-}
-
 static int send(struct skep_gpu_job *job)
 {
 	const struct places *places = &job->plan->places;
@@ -354,7 +345,7 @@ static int send(struct skep_gpu_job *job)
 		job->load ? places->failed : places->sums);
 
 	/* Ranges that no launch looks at have not failed. */
-	if (!rc && is_partial(job))
+	if (!rc && job_partial(job))
 		rc = gpu_fill(job->plan->ring.kernels, job->at + places->failed, 0,
 			places->bytes - places->failed);
 	return rc;

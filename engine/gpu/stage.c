@@ -60,23 +60,48 @@ static uint32_t joined(const struct skep_gpu_job *job, uint32_t first, uint32_t 
 	return count;
 }
 
+/* What is copied of a part. */
+struct span {
+	size_t at, bytes;
+};
+
+/* Of a moved part: all of it, but where tables lack pages what lies between the first range of a
+ * table that has some for it and the last. */
+static struct span span_of(const struct skep_gpu_job *job, uint32_t moved)
+{
+	const struct skep_gpu_plan *plan = job->plan;
+	uint32_t range = 0, first = 0, past = 0;
+
+	if (!job_partial(job))
+		return (struct span){0, plan->gather.part_bytes};
+	for (uint32_t table = 0; table < plan->tables; table++) {
+		if (job->index[moved] >= job->from[table]) {
+			first = past ? first : range;
+			past = range + plan->table_ranges[table];
+		}
+		range += plan->table_ranges[table];
+	}
+	return (struct span){
+		first * plan->gather.range_bytes, (past - first) * plan->gather.range_bytes};
+}
+
 /* The copies of this machine's processor: called by the stream. */
 static void stage_work(void *argument)
 {
 	const struct stage *stage = argument;
 	const struct skep_gpu_job *job = stage->job;
-	size_t bytes = job->plan->gather.part_bytes;
 
 	for (uint32_t i = 0; i < stage->count; i++) {
-		unsigned char *staged = staged_part(job->plan, i);
-		uint8_t *pool = job->bytes[stage->first + i];
+		struct span span = span_of(job, stage->first + i);
+		unsigned char *staged = staged_part(job->plan, i) + span.at;
+		uint8_t *pool = job->bytes[stage->first + i] + span.at;
 
 		if (job->chunks[stage->first + i])
 			continue;
 		if (job->load)
-			memcpy(staged, pool, bytes);
+			memcpy(staged, pool, span.bytes);
 		else
-			memcpy(pool, staged, bytes);
+			memcpy(pool, staged, span.bytes);
 	}
 }
 
@@ -89,19 +114,23 @@ int slot_copy(struct skep_gpu_job *job, uint32_t slot, uint32_t first, uint32_t 
 	size_t bytes[RING_PARTS_MAX];
 	struct gpu_batch batch = {
 		.to = job->load ? ring : host, .from = job->load ? host : ring, .bytes = bytes};
-	bool staged = false;
+	bool staged = false, partial = job_partial(job);
 	uint32_t together;
 	int rc = 0;
 
 	SKEP_CHECK(count <= RING_PARTS_MAX);
 	for (uint32_t i = 0; i < count; i += together) {
+		struct span span = span_of(job, first + i);
 		bool direct = job->chunks[first + i];
 
-		together = joined(job, first + i, first + count);
-		ring[batch.count] = ring_part(plan, slot, i);
+		together = partial ? 1 : joined(job, first + i, first + count);
+		if (!span.bytes)
+			continue;
+		ring[batch.count] = ring_part(plan, slot, i) + span.at;
 		host[batch.count] = (uint64_t)(uintptr_t)(direct ? job->bytes[first + i]
-								 : staged_part(plan, i));
-		bytes[batch.count++] = (size_t)together * plan->gather.part_bytes;
+								 : staged_part(plan, i)) +
+				    span.at;
+		bytes[batch.count++] = together * span.bytes;
 		staged |= !direct;
 	}
 	*stage = (struct stage){.job = job, .first = first, .count = count};

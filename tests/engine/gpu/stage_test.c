@@ -155,6 +155,31 @@ static void odd_parts_go_alone(void)
 	plan.gather.part_bytes = PART_BYTES;
 }
 
+/* Two tables of one range each, of which neither has pages for the first block, and only the first
+ * has some for the second. */
+static void what_no_table_wants_is_not_copied(void)
+{
+	static uint32_t index[3] = {0, 1, 2};
+
+	plan.tables = 2;
+	plan.table_ranges[0] = plan.table_ranges[1] = 1;
+	plan.gather.range_bytes = PART_BYTES / 2;
+	job.index = index;
+	job.from[0] = 1;
+	job.from[1] = 2;
+	parts_lie(true, "110", "012");
+	memset(staged, 0, sizeof(staged));
+	REQUIRE_EQ(slot_copy(&job, 1, 0, 3), 0);
+	REQUIRE_TEXT(asked, "cbe");
+	REQUIRE_EQ(batch_count, 2);
+	REQUIRE_EQ(batch_to[0], ring_part(&plan, 1, 1));
+	REQUIRE_EQ(batch_from[0], (uint64_t)(uintptr_t)bytes[1]);
+	REQUIRE_EQ(batch_bytes[0], PART_BYTES / 2);
+	require_copy(1, 2, staged + 2 * PART_BYTES, 1);
+	REQUIRE_EQ(memcmp(staged + 2 * PART_BYTES, bytes[2], PART_BYTES), 0);
+	plan.tables = 0;
+}
+
 /* After a call that failed nothing more is asked for. */
 static void a_failure_ends_the_slot(bool load)
 {
@@ -193,6 +218,7 @@ int main(void)
 		a_failure_ends_the_slot(load);
 	}
 	odd_parts_go_alone();
+	what_no_table_wants_is_not_copied();
 	ways_are_counted();
 	return 0;
 }
