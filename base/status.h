@@ -41,7 +41,8 @@ enum {
 	X(NOT_REMEMBERED, "not_remembered", "the block may have been held; its record is gone")    \
 	X(PINS, "pins", "the session has no free pin")                                             \
 	X(ABSENT, "absent", "the index does not hold the block; explain tells more")               \
-	X(LOST, "lost", "the device that held the block failed")
+	X(LOST, "lost", "the device that held the block failed")                                   \
+	X(HBM, "hbm", "the block lies in the GPU memory of another session alone")
 
 enum skep_reason {
 #define X(name, word, text) SKEP_REASON_##name,

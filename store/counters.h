@@ -34,6 +34,11 @@
 	X(blocks_recovered, "blocks found on the ssd at the start")                                \
 	X(blocks_lost, "blocks whose record was lost with a device")                               \
 	X(blocks_had_ssd, "blocks had in matches from the ssd")                                    \
+	X(blocks_had_hbm, "blocks that sessions had from GPU memory of their own")                 \
+	X(blocks_announced, "blocks announced in the GPU memory of a session")                     \
+	X(announces_refused, "blocks not announced: too many are, or no slot is free")             \
+	X(hbm_asks, "blocks that sessions were asked to put out of their GPU memory")              \
+	X(hbm_declined, "blocks that a session was asked for and would not put")                   \
 	X(loads, "runs asked to be loaded from the ssd")                                           \
 	X(loads_short, "loads that brought less than was asked")                                   \
 	X(ssd_write_errors, "records that could not be written to the ssd")                        \

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
@@ -25,7 +26,8 @@ enum {
 	STEAL_STEPS_MAX = 1 << 20, /* some milliseconds */
 };
 
-/* A block without a record goes whole, so no child may be left on the ssd. */
+/* A block without a record goes whole, so no child may be left on the ssd. (A name in the GPU
+ * memory of sessions needs no bytes above it.) */
 static bool child_stays(const struct realm *realm, uint32_t slot)
 {
 	const struct slot *slots = realm->index.slots;
@@ -34,9 +36,16 @@ static bool child_stays(const struct realm *realm, uint32_t slot)
 		return false;
 	for (uint32_t child = slots[slot].first_child; child != NONE32;
 		child = slots[child].next_sibling)
-		if (!(slots[child].flags & SLOT_VICTIM))
+		if (!(slots[child].flags & SLOT_VICTIM) && !hbm_state(index_state(realm, child)))
 			return true;
 	return false;
+}
+
+/* Rests something on it that does not go with it? */
+static bool rested_on(const struct realm *realm, uint32_t slot)
+{
+	return realm->index.slots[slot].dram_children || child_stays(realm, slot) ||
+	       hbm_keeps(realm, slot);
 }
 
 /* ----------------------------------------------------------------------------------- pins */
@@ -117,12 +126,17 @@ static void transfers_mark(struct realm *realm)
 	}
 }
 
+static void chain_mark(struct realm *realm, uint32_t slot)
+{
+	stay_mark(realm, slot, true);
+}
+
 /*
  * Marks whatever an inner block may not be taken from under: pins of all kinds, blocks being put,
  * removed ones whose frames wait, the parent of the block that room is made for. What is not marked
  * is present, and so is everything below it.
  */
-static void chains_scan(struct realm *realm)
+static void chains_scan(struct realm *realm, bool records)
 {
 	struct slot *slots = realm->index.slots;
 	uint64_t left;
@@ -142,8 +156,8 @@ static void chains_scan(struct realm *realm)
 		}
 	for (uint32_t slot = realm->removed.first; slot != NONE32; slot = slots[slot].lru_next)
 		stay_mark(realm, slot, true);
-	if (realm->ssd.log)
-		transfers_mark(realm);
+	transfers_mark(realm);
+	hbm_mark(realm, records, chain_mark);
 	if (realm->guarded_slot != NONE32)
 		stay_mark(realm, realm->guarded_slot, true);
 }
@@ -162,7 +176,7 @@ static uint32_t victim_pick(struct realm *realm, struct lru_list *list)
 	uint32_t slot;
 
 	while ((slot = list->cold) != NONE32 && left--) {
-		if (realm->index.slots[slot].dram_children || child_stays(realm, slot))
+		if (rested_on(realm, slot))
 			lru_remove(realm, slot);
 		else if (pins_marked(realm, slot))
 			lru_touch(realm, slot);
@@ -233,14 +247,16 @@ static void victim_free(struct realm *realm, uint32_t slot)
 		lru_leaf_check(realm, slot);
 		return;
 	}
-	SKEP_CHECK(own->first_child == NONE32);
 	if (own->flags & SLOT_DIRTY)
 		ssd_settled(realm, slot);
+	own->flags &= (uint8_t)~SLOT_DIRTY;
+	realm->counters[REALM_COUNTER_blocks_evicted]++;
+	if (hbm_stays(realm, slot))
+		return;
 	gone_add(realm, LOAD(entry->id_low), SKEP_REASON_EVICTED);
 	index_name_hide(realm, slot);
 	index_slot_free(realm, slot);
 	lru_leaf_check(realm, parent);
-	realm->counters[REALM_COUNTER_blocks_evicted]++;
 }
 
 /* Return: blocks freed. */
@@ -450,7 +466,7 @@ static bool subtree_evict(struct realm *realm, uint32_t top)
 		/* Names that stay on the ssd are met again in the next batch, and passed over. */
 		for (batch.count = 0; batch.count < EVICT_BATCH_MAX; at = subtree_next(realm, at)) {
 			if (slots[at].flags & SLOT_IN_DRAM) {
-				if ((stays = child_stays(realm, at)))
+				if ((stays = child_stays(realm, at) || hbm_keeps(realm, at)))
 					break;
 				victim_take(realm, &batch, at);
 			}
@@ -501,7 +517,7 @@ static bool slab_steal(struct realm *realm, struct slab *slab, unsigned class, u
 		coldest = coldest_list(realm, UINT64_MAX);
 	if (coldest)
 		steal.free_ns = realm->index.slots[coldest->cold].stamp_ns;
-	chains_scan(realm);
+	chains_scan(realm, slab == realm->index.records);
 	if (slab_window(slab, class, slab_steal_cost, &steal, &window) < 0)
 		return false;
 	while ((index = slab_in_window(slab, &window)) >= 0) {
@@ -597,13 +613,9 @@ unsigned evict_blocks(struct realm *realm, unsigned blocks)
 
 	if (frames_stay(realm))
 		return 0;
-	if (!realm->ssd.log) {
-		while (goal.blocks && goal.lists && batch_run(realm, &goal))
-			;
-		return blocks - goal.blocks;
-	}
 	/* What is on the ssd alone is colder than what is in DRAM; where there is none of it,
-	 * leaves of DRAM become so first, or leave at once where they have no record. */
+	 * leaves of DRAM become so first, or leave at once where they have no record. Names that a
+	 * session has in its GPU memory stay. */
 	do {
 		ssd_leaves_drop(realm, blocks - (realm->index.free_count - before));
 		goal.blocks = blocks - (realm->index.free_count - before);
@@ -621,8 +633,8 @@ bool evict_shed(struct realm *realm)
 		return false;
 	pins_scan(realm);
 	for (slot = realm->ssd.dirty.cold; slot != NONE32; slot = slots[slot].lru_next)
-		if (slots[slot].first_child == NONE32 && !slots[slot].dram_children &&
-			!(slots[slot].flags & SLOT_WRITING) && !pins_marked(realm, slot))
+		if (!rested_on(realm, slot) && !(slots[slot].flags & SLOT_WRITING) &&
+			!pins_marked(realm, slot))
 			break;
 	if (slot == NONE32)
 		return false;

@@ -15,6 +15,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "store/hand_priv.h"
+#include "store/hbm_priv.h"
 #include "transport/local/server_hand.h"
 
 /* ------------------------------------------------------------------------------- sections */
@@ -114,8 +115,9 @@ static bool realm_take(struct reading *r, struct realm_sections *out)
 	out->blocked = section_take(r, HAND_BLOCKED, sizeof(*out->blocked), &out->blocked_count);
 	out->ssd_at = section_take(r, HAND_SSD_AT, sizeof(*out->ssd_at), &out->ssd_at_count);
 	out->origins = section_take(r, HAND_ORIGINS, sizeof(*out->origins), &out->origin_count);
+	out->hbm = section_take(r, HAND_HBM, sizeof(*out->hbm), &out->hbm_count);
 	return out->pendings && out->reservations && out->waits && out->blocked && out->ssd_at &&
-	       out->origins && (!out->ssd_at_count || out->ssd_at_count == slots) &&
+	       out->origins && out->hbm && (!out->ssd_at_count || out->ssd_at_count == slots) &&
 	       out->origin_count <= UINT16_MAX + 1u && !out->image->name[NODE_NAME_MAX - 1] &&
 	       out->image->gone_at <= ring;
 }
@@ -267,6 +269,9 @@ static void session_fill(struct session *session, const struct hand_link *from)
 		sizeof(session->page.completion_tail));
 	memcpy(session->name, from->name, sizeof(session->name));
 	session->name[sizeof(session->name) - 1] = 0;
+	session->hears_asks = from->hears_asks;
+	if (hbm_asks_sound(session, &from->asks))
+		session->asks = from->asks;
 	/* It reads the old index until it says otherwise. */
 	session->unmoved = true;
 	session->realm->unmoved++;

@@ -31,8 +31,9 @@ uint32_t hand_shape(void)
 	static const uint32_t sizes[] = {sizeof(struct hand_head), sizeof(struct hand_fd),
 		sizeof(struct hand_listener), sizeof(struct hand_link), sizeof(struct hand_realm),
 		sizeof(struct hand_slab), sizeof(struct hand_pending),
-		sizeof(struct hand_reservation), sizeof(struct hand_wait), sizeof(struct space),
-		sizeof(struct slot), sizeof(struct gone), sizeof(struct submission)};
+		sizeof(struct hand_reservation), sizeof(struct hand_wait), sizeof(struct hand_hbm),
+		sizeof(struct space), sizeof(struct slot), sizeof(struct gone),
+		sizeof(struct submission)};
 
 	return (uint32_t)XXH3_64bits(sizes, sizeof(sizes));
 }
@@ -169,6 +170,8 @@ static struct hand_link link_image(
 	out.session_id = session->id;
 	out.blocked_at_ns = session->blocked_at_ns;
 	out.blocked_on = session->blocked_on;
+	out.asks = session->asks;
+	out.hears_asks = session->hears_asks;
 	out.opened_ns = session->opened_ns;
 	out.submission_count = session->submission_count;
 	out.spaces = session->spaces;
@@ -362,6 +365,24 @@ static void pack_blocked(struct packing *p, const struct realm *realm)
 	pack_end(p, sizeof(uint32_t), count);
 }
 
+/* Of each session in the order it announced them. */
+static void pack_hbm(struct packing *p, const struct realm *realm)
+{
+	pack_begin(p, HAND_HBM, sizeof(struct hand_hbm), realm->hbm.count);
+	list_each (of_realm, &realm->sessions) {
+		const struct session *session = list_item(of_realm, const struct session, of_realm);
+
+		list_each (node, &session->hbm_holds) {
+			struct hand_hbm out = {
+				.slot = list_item(node, const struct hbm_hold, of_session)->slot,
+				.link = session->number};
+
+			pack_bytes(p, &out, sizeof(out));
+		}
+	}
+	pack_end(p, sizeof(struct hand_hbm), realm->hbm.count);
+}
+
 /* ---------------------------------------------------------------------------------- realms */
 
 static void realm_image(const struct realm *realm, struct hand_realm *out)
@@ -425,6 +446,7 @@ static void pack_realm(struct packing *p, const struct realm *realm, uint32_t nu
 	pack_array(p, HAND_SSD_AT, sizeof(uint32_t), index->ssd_at,
 		index->ssd_at ? index->head->slot_count : 0);
 	pack_array(p, HAND_ORIGINS, sizeof(uint64_t), realm->ssd.origins, realm->ssd.origin_count);
+	pack_hbm(p, realm);
 	pack_fd(p, index->fd, &(struct hand_fd){HAND_FD_INDEX, number, 0});
 	for (uint32_t i = 0; i < dram_chunk_count(realm->dram); i++)
 		pack_fd(p, dram_chunk_fd(realm->dram, i),

@@ -36,6 +36,7 @@ enum hand_section_kind {
 	HAND_BLOCKED, /* numbers of links, in the order they wait */
 	HAND_SSD_AT,  /* where each slot's record lies; empty without an ssd, as the next */
 	HAND_ORIGINS, /* incarnations by entry.origin */
+	HAND_HBM,     /* what sessions have announced in their GPU memory */
 	HAND_END,
 };
 
@@ -79,12 +80,12 @@ struct hand_listener {
 /* A connection and the session behind it. */
 struct hand_link {
 	uint64_t session_id, blocked_at_ns, opened_ns, submission_count, spaces;
-	struct submission blocked_on;
+	struct submission blocked_on, asks;
 	uint32_t realm; /* NONE32: no session yet */
 	int32_t peer_pid, pid;
 	uint32_t peer_uid, peer_gid, uid;
 	uint32_t submission_head, completion_tail[PAGE_QUEUES];
-	uint8_t bye, readonly, said_bye, stopped;
+	uint8_t bye, readonly, said_bye, stopped, hears_asks;
 	char bound_realm[NODE_NAME_MAX], name[NODE_NAME_MAX];
 };
 
@@ -98,7 +99,7 @@ struct hand_realm {
 	uint64_t lru_of_class[DRAM_CLASSES_MAX];
 	struct removed_list removed;
 	uint64_t next_steal, operator_pins;
-	uint64_t slot_count_by_state[ENTRY_REMOVED + 1];
+	uint64_t slot_count_by_state[ENTRY_STATES];
 	uint32_t gone_at;
 	uint16_t epoch, epoch_oldest;
 	struct lru_list ssd_lru, ssd_dirty;
@@ -133,6 +134,10 @@ struct hand_wait {
 	uint32_t queue;
 };
 
+struct hand_hbm {
+	uint32_t slot, link;
+};
+
 /* Sections of a realm, found in the mapped file with their counts checked against each other. */
 struct slab_sections {
 	const uint64_t *classes;
@@ -152,8 +157,9 @@ struct realm_sections {
 	const struct hand_pending *pendings;
 	const struct hand_reservation *reservations;
 	const struct hand_wait *waits;
+	const struct hand_hbm *hbm;
 	uint64_t free_count, pending_count, reservation_count, wait_count, blocked_count;
-	uint64_t ssd_at_count, origin_count;
+	uint64_t ssd_at_count, origin_count, hbm_count;
 	struct realm *realm;
 };
 

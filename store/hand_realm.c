@@ -11,6 +11,7 @@
 #include "base/bits.h"
 #include "base/memory.h"
 #include "store/hand_priv.h"
+#include "store/hbm_priv.h"
 #include "store/put_priv.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
@@ -97,7 +98,7 @@ static bool slot_sound(const struct realm *realm, uint32_t slot)
 
 	if (LOAD(entry->state) == ENTRY_FREE)
 		return true;
-	return LOAD(entry->state) <= ENTRY_REMOVED && LOAD(entry->parts) >= 1 &&
+	return LOAD(entry->state) < ENTRY_STATES && LOAD(entry->parts) >= 1 &&
 	       LOAD(entry->parts) <= INDEX_PARTS_MAX && LOAD(entry->space) < INDEX_SPACES_MAX &&
 	       realm->spaces[LOAD(entry->space)].used &&
 	       slab_of(realm->index.records, record) >= 0 &&
@@ -114,13 +115,13 @@ static bool slot_sound(const struct realm *realm, uint32_t slot)
 static bool slots_sound(struct realm *realm, const struct realm_sections *from)
 {
 	struct index *index = &realm->index;
-	uint64_t counts[ENTRY_REMOVED + 1] = {0};
+	uint64_t counts[ENTRY_STATES] = {0};
 	bool sound = true;
 
 	for (uint32_t i = 0; i < index->head->slot_count && sound; i++) {
 		uint8_t state = LOAD(index->entries[i].state);
 
-		sound = state <= ENTRY_REMOVED && slot_sound(realm, i) &&
+		sound = state < ENTRY_STATES && slot_sound(realm, i) &&
 			slot_or_none(realm, (uint32_t)LOAD(index->buckets[i].word));
 		if (sound)
 			counts[state]++;
@@ -315,6 +316,38 @@ static bool puts_fill(const struct hand_sessions *sessions, const struct realm_s
 	return sound;
 }
 
+/* What sessions have in GPU memory, and the counts at the blocks above it. */
+static bool hbm_fill(const struct hand_sessions *sessions, const struct realm_sections *from)
+{
+	struct realm *realm = from->realm;
+	const struct index *index = &realm->index;
+	bool sound = true;
+
+	for (uint32_t i = 0; i < index->head->slot_count; i++)
+		index->slots[i].hbm_children = 0;
+	for (uint64_t i = 0; i < from->hbm_count && sound; i++) {
+		struct session *session = session_of(sessions, realm, from->hbm[i].link);
+		uint32_t slot = from->hbm[i].slot, state = ENTRY_FREE;
+
+		if (slot < index->head->slot_count)
+			state = index_state(realm, slot);
+		sound = session && !session->stopped &&
+			(state == ENTRY_HBM || state == ENTRY_PENDING || state == ENTRY_PRESENT) &&
+			hbm_hold_make(session, slot) == 0;
+	}
+	for (uint32_t i = 0; i < index->head->slot_count && sound; i++) {
+		enum entry_state state = index_state(realm, i);
+
+		if (state == ENTRY_FREE)
+			continue;
+		sound = index->slots[i].hbm_children == from->slots[i].hbm_children &&
+			(state != ENTRY_HBM || hbm_held(realm, i)) &&
+			(state != ENTRY_EMPTY || index->slots[i].first_child != NONE32) &&
+			(!hbm_state(state) || !index->slots[i].flags);
+	}
+	return sound && realm->hbm.count == from->hbm_count;
+}
+
 /* The realm's half of the ssd tier; the tier is opened once the predecessor has closed it. */
 static bool ssd_fill(struct realm *realm, const struct realm_sections *from)
 {
@@ -375,7 +408,7 @@ int hand_realm_fill(
 	if (status < 0)
 		return status;
 	if (!ssd_fill(realm, from) || !slots_sound(realm, from) || !counts_sound(realm) ||
-		!puts_fill(sessions, from))
+		!puts_fill(sessions, from) || !hbm_fill(sessions, from))
 		return -EPROTO;
 	memcpy(realm->counters, image->counters, sizeof(realm->counters));
 	memcpy(realm->misses, image->misses, sizeof(realm->misses));

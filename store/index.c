@@ -13,6 +13,7 @@
 
 #include "base/bits.h"
 #include "base/memory.h"
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 enum {
@@ -463,7 +464,8 @@ void index_slot_free(struct realm *realm, uint32_t slot)
 
 	SKEP_CHECK(LOAD(entry->name_generation) == 0);
 	SKEP_CHECK(!(index->slots[slot].flags & (SLOT_IN_DRAM | SLOT_WRITING | SLOT_LOADING)) &&
-		   index->slots[slot].dram_children == 0 && !slot_on_ssd(realm, slot));
+		   index->slots[slot].dram_children == 0 && !slot_on_ssd(realm, slot) &&
+		   index->slots[slot].hbm_children == 0 && !hbm_held(realm, slot));
 	head = (const void *)(index->heap + at + record_head_at(&shape));
 	word = LOAD(head->word);
 	shape.token_count = (uint32_t)word;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
@@ -115,6 +116,27 @@ static int explain_read(const struct session *session, const struct submission *
 	return 0;
 }
 
+/* Why a block that has a name is not had. */
+static void explain_named(struct realm *realm, uint32_t slot, struct explain_answer *answer)
+{
+	const struct session *holder;
+
+	switch (index_state(realm, slot)) {
+	case ENTRY_PRESENT:
+		answer->reason = SKEP_REASON_NONE;
+		break;
+	case ENTRY_HBM:
+		holder = hbm_holder(realm, slot);
+		answer->reason = SKEP_REASON_HBM;
+		snprintf(answer->space, sizeof(answer->space), "%s", holder->name);
+		snprintf(answer->field, sizeof(answer->field), "%llu",
+			(unsigned long long)holder->id);
+		break;
+	default:
+		answer->reason = SKEP_REASON_PENDING;
+	}
+}
+
 int explain_submit(struct session *session, const struct submission *message)
 {
 	/* Of the keeper's thread: a process may have several nodes. */
@@ -141,9 +163,8 @@ int explain_submit(struct session *session, const struct submission *message)
 	}
 	name.id = id_make(realm->spaces[space].secret, parent, &name.proof, realm->keeper->id_bits);
 	slot = index_name_find(realm, &name);
-	if (slot != NONE32) {
-		answer.reason = index_state(realm, slot) == ENTRY_PRESENT ? SKEP_REASON_NONE
-									  : SKEP_REASON_PENDING;
+	if (slot != NONE32 && index_state(realm, slot) != ENTRY_EMPTY) {
+		explain_named(realm, slot, &answer);
 	} else {
 		answer.reason = gone_find(realm, name.id.low, &answer.ago_ns);
 		if (answer.reason == SKEP_REASON_NEVER_SEEN &&
@@ -179,15 +200,24 @@ void realm_status_fill(struct realm *realm, struct realm_status *out)
 	out->index_bytes = realm->index.memory_bytes;
 	out->blocks_present = realm->slot_count_by_state[ENTRY_PRESENT];
 	out->blocks_pending = realm->slot_count_by_state[ENTRY_PENDING];
+	out->blocks_hbm = realm->slot_count_by_state[ENTRY_HBM];
+	out->hbm_blocks = realm->hbm.count;
+	out->hbm_max = realm->hbm.max;
 	out->blocks_empty = realm->slot_count_by_state[ENTRY_EMPTY];
 	out->blocks_removed = realm->slot_count_by_state[ENTRY_REMOVED];
 	ssd_status_fill(realm, out);
+	list_each (node, &realm->ssd.loads_live)
+		out->loads_live++;
 	out->reservations = realm->reservation_count;
 	out->waiters = realm->wait_count;
 	out->operator_pins = realm->operator_pins;
 	out->sessions = realm->session_count;
-	list_each (node, &realm->sessions)
-		out->pins += session_pins(list_item(node, struct session, of_realm));
+	list_each (node, &realm->sessions) {
+		const struct session *session = list_item(node, const struct session, of_realm);
+
+		out->pins += session_pins(session);
+		out->hbm_bytes += session->hbm_bytes;
+	}
 	for (unsigned i = 0; i < INDEX_SPACES_MAX; i++)
 		out->spaces += realm->spaces[i].used;
 	memcpy(out->counters, realm->counters, sizeof(out->counters));
@@ -235,6 +265,9 @@ void block_status_fill(struct realm *realm, uint32_t slot, struct block_status *
 	out->state = (uint8_t)index_state(realm, slot);
 	out->in_dram = LOAD(entry->frame_generation) != 0;
 	out->on_ssd = slot_on_ssd(realm, slot);
+	out->hbm_holders = hbm_holders(realm, slot);
+	if (out->hbm_holders)
+		out->hbm_session = hbm_holder(realm, slot)->id;
 	out->slot = slot;
 	out->parts = shape.parts;
 	out->frame_generation = LOAD(entry->frame_generation);

@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "base/memory.h"
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 /* How often what nobody announces is looked at: released pins, removed blocks, blocked puts. */
@@ -103,11 +104,12 @@ unsigned keeper_round(struct keeper *keeper, unsigned budget)
 	for (unsigned i = 0; i < keeper->realm_count; i++)
 		if (keeper->realms[i]->room_made && !list_empty(&keeper->realms[i]->blocked))
 			put_retry_blocked(keeper->realms[i]);
-	if (keeper->ssd) {
-		for (unsigned i = 0; i < keeper->realm_count; i++)
-			ssd_pump(keeper->realms[i]);
-		ssd_kick(keeper->ssd);
+	for (unsigned i = 0; i < keeper->realm_count; i++) {
+		ssd_pump(keeper->realms[i]);
+		hbm_pump(keeper->realms[i]);
 	}
+	if (keeper->ssd)
+		ssd_kick(keeper->ssd);
 	keeper->counters[NODE_COUNTER_submissions] += taken;
 	return taken;
 }

@@ -5,12 +5,15 @@
  * what could be had by the deadline, or before a cancel) is there, the keeper writes the pin into
  * the session's table and answers; a load without a cell is a prefetch and pins nothing. Until then
  * the run is held: a block that loads need is not evicted. A load can bring its blocks step by
- * step, in the order of their ranges (load_step.c).
+ * step, in the order of their ranges (load_step.c). What lies in the GPU memory of another session
+ * alone is asked of it and waited for, where the load says so (hbm.c).
  */
 #include <errno.h>
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/memory.h"
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 #define LOAD(field)	    atomic_load_explicit(&(field), RELAXED)
@@ -181,6 +184,30 @@ static int block_start(struct realm *realm, struct load *load, struct load_block
 
 /* --------------------------------------------------------------------------------- a load */
 
+int loads_create(struct realm *realm)
+{
+	struct realm_ssd *ssd = &realm->ssd;
+
+	list_init(&ssd->loads_free);
+	list_init(&ssd->loads_live);
+	ssd->loads = memory_calloc(LOADS_MAX, sizeof(*ssd->loads));
+	ssd->load_blocks =
+		memory_calloc((size_t)LOADS_MAX * LOAD_BLOCKS_MAX, sizeof(*ssd->load_blocks));
+	if (!ssd->loads || !ssd->load_blocks)
+		return -ENOMEM;
+	for (unsigned i = 0; i < LOADS_MAX; i++) {
+		ssd->loads[i].blocks = ssd->load_blocks + (size_t)i * LOAD_BLOCKS_MAX;
+		list_append(&ssd->loads_free, &ssd->loads[i].link);
+	}
+	return 0;
+}
+
+void loads_destroy(struct realm *realm)
+{
+	memory_free(realm->ssd.loads);
+	memory_free(realm->ssd.load_blocks);
+}
+
 bool load_block_stands(const struct realm *realm, const struct load_block *block)
 {
 	return LOAD(realm->index.entries[block->slot].name_generation) == block->name_generation;
@@ -192,7 +219,7 @@ static bool block_in_dram(const struct realm *realm, uint32_t slot)
 }
 
 /* Holds the next block of the run and begins to read it where that is needed. Return: 0; -EAGAIN:
- * not now; else why the run ends here. */
+ * not now; -EINPROGRESS: a session was asked for it; else why the run ends here. */
 static int load_step(struct realm *realm, struct load *load)
 {
 	struct load_block *block = &load->blocks[load->started];
@@ -200,9 +227,10 @@ static int load_step(struct realm *realm, struct load *load)
 	int status = 0;
 
 	if (block->slot >= realm->index.head->slot_count || !block->name_generation ||
-		!load_block_stands(realm, block) ||
-		index_state(realm, block->slot) != ENTRY_PRESENT)
+		!load_block_stands(realm, block))
 		return -ENOENT;
+	if (index_state(realm, block->slot) != ENTRY_PRESENT)
+		return hbm_await(realm, load);
 	if (load->started && index_parent(realm, block->slot) != block[-1].slot)
 		return -EINVAL;
 	own = &realm->index.slots[block->slot];
@@ -308,7 +336,7 @@ static bool load_go_on(struct realm *realm, struct load *load)
 	while (!load->stop && load->started < load->count) {
 		int status = load_step(realm, load);
 
-		if (status == -EAGAIN && room_may_come(realm))
+		if (status == -EINPROGRESS || (status == -EAGAIN && room_may_come(realm)))
 			break;
 		load->stop = status;
 	}
@@ -359,9 +387,7 @@ int load_submit(struct session *session, const struct submission *message)
 	if (!parts || message->count > message->scratch_bytes / sizeof(*parts) ||
 		message->u.other.kind >= cells)
 		return -EPROTO;
-	if (!realm->ssd.log)
-		status = -ENOENT;
-	else if (!message->count || message->count > LOAD_BLOCKS_MAX)
+	if (!message->count || message->count > LOAD_BLOCKS_MAX)
 		status = -EINVAL;
 	else if (list_empty(&realm->ssd.loads_free))
 		status = -EAGAIN;
@@ -380,6 +406,7 @@ int load_submit(struct session *session, const struct submission *message)
 		.tag = message->tag,
 		.queue = message->queue,
 		.cell = message->u.other.kind,
+		.asks = message->u.other.flags & LOAD_ASK,
 		.step_ranges = message->u.other.part,
 		.told = message->u.other.part ? parts : NULL,
 		.count = message->count};

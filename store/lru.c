@@ -158,3 +158,12 @@ void evict_child_left(struct realm *realm, uint32_t parent, uint64_t child_stamp
 	else if (!own->dram_children && evictable(realm, parent))
 		lru_link_ordered(realm, parent);
 }
+
+void lru_dram_check(struct realm *realm, uint32_t slot)
+{
+	const struct slot *own = &realm->index.slots[slot];
+
+	if (index_state(realm, slot) == ENTRY_PRESENT && own->flags & SLOT_IN_DRAM &&
+		!own->dram_children && !(own->flags & SLOT_ON_LRU) && evictable(realm, slot))
+		lru_link_ordered(realm, slot);
+}

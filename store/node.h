@@ -189,6 +189,9 @@ struct realm_status {
 	uint64_t ssd_bytes, ssd_live_bytes, ssd_live_max, ssd_segments, ssd_segments_free;
 	uint64_t ssd_put_bytes, ssd_moved_bytes, ssd_table_bytes;
 	uint64_t blocks_ssd, blocks_unwritten, loads_live;
+	uint64_t blocks_hbm;	      /* in GPU memory of sessions and nowhere else here */
+	uint64_t hbm_blocks, hbm_max; /* announced, of each session; and the limit of that */
+	uint64_t hbm_bytes;
 	uint64_t reservations, waiters, pins, operator_pins;
 	uint64_t sessions, spaces;
 	uint64_t counters[REALM_COUNTER_COUNT];
@@ -214,7 +217,8 @@ struct session_status {
 	uid_t uid;
 	uint64_t age_ns;
 	uint64_t pins, reservations, reserved_bytes, submissions;
-	bool dying; /* its socket is closed, its process still runs */
+	uint64_t hbm_blocks, hbm_bytes; /* that it announced in GPU memory of its own */
+	bool dying;			/* its socket is closed, its process still runs */
 };
 
 struct block_status {
@@ -224,6 +228,8 @@ struct block_status {
 	bool root;
 	uint8_t state; /* enum entry_state (store/read/layout.h) */
 	bool in_dram, on_ssd;
+	uint32_t hbm_holders; /* sessions that announced it */
+	uint64_t hbm_session; /* one of them */
 	uint32_t slot, children, parts, depth;
 	uint64_t bytes, idle_ns, frame_generation;
 	uint32_t pins;		/* cells that name exactly this block */

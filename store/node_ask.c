@@ -121,6 +121,8 @@ static void sessions_run(void *argument)
 			.reservations = session->reservation_count,
 			.reserved_bytes = session->reserved_bytes,
 			.submissions = session->submission_count,
+			.hbm_blocks = session->hbm_blocks,
+			.hbm_bytes = session->hbm_bytes,
 			.dying = session->stopped};
 		snprintf(out->realm, sizeof(out->realm), "%s", session->realm->name);
 		snprintf(out->name, sizeof(out->name), "%s", session->name);

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "store/hand_priv.h"
+#include "store/hbm_priv.h"
 #include "transport/local/server_hand.h"
 
 /* How long the keeper waits for movers and for operators' commands to end. */
@@ -128,6 +129,8 @@ bool node_hand_rest(struct node *node)
 	uint64_t until = clock_ns() + REST_NS, now = clock_ns();
 	bool gone, again;
 
+	for (unsigned i = 0; i < node->keeper->realm_count; i++)
+		hbm_rest(node->keeper->realms[i]);
 	/* Syncs of an earlier attempt end first. */
 	again = hand->syncing > 0;
 	if (!again)

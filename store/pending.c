@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "store/hbm_priv.h"
 #include "store/put_priv.h"
 
 #define LOAD(field)	    atomic_load_explicit(&(field), RELAXED)
@@ -180,22 +181,33 @@ static void give_up_one(struct realm *realm, uint32_t slot)
 	SKEP_CHECK(own->flags & SLOT_IN_DRAM);
 	own->flags = 0;
 	evict_child_left(realm, parent, own->stamp_ns);
+	realm->counters[REALM_COUNTER_blocks_given_up]++;
+	if (hbm_stays(realm, slot))
+		return;
 	gone_add(realm, LOAD(realm->index.entries[slot].id_low), SKEP_REASON_GIVEN_UP);
 	index_name_hide(realm, slot);
 	index_slot_free(realm, slot);
 	lru_leaf_check(realm, parent);
-	realm->counters[REALM_COUNTER_blocks_given_up]++;
+}
+
+/* A child that is being put. Others below a pending block are in GPU memory alone. */
+static uint32_t pending_child(const struct realm *realm, uint32_t slot)
+{
+	uint32_t child = realm->index.slots[slot].first_child;
+
+	while (child != NONE32 && index_state(realm, child) != ENTRY_PENDING)
+		child = realm->index.slots[child].next_sibling;
+	return child;
 }
 
 /* The block and what was being put below it, leaves first: none of it was ever visible. */
 static void give_up(struct realm *realm, uint32_t top)
 {
-	struct slot *slots = realm->index.slots;
-	uint32_t at = top, parent;
+	uint32_t at = top, parent, child;
 
 	for (;;) {
-		while (slots[at].first_child != NONE32)
-			at = slots[at].first_child;
+		while ((child = pending_child(realm, at)) != NONE32)
+			at = child;
 		parent = index_parent(realm, at);
 		give_up_one(realm, at);
 		if (at == top)

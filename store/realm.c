@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "base/memory.h"
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 enum { SESSIONS_DEFAULT = 256, GONE_PER_BLOCK = 4 };
@@ -79,11 +80,17 @@ int realm_create(struct keeper *keeper, const struct realm_config *config,
 		realm->spaces[i].first_root = NONE32;
 		realm->spaces[i].ssd_at = SSD_NONE;
 	}
+	status = loads_create(realm);
+	if (status < 0)
+		goto fail;
 	status = ssd_realm_create(realm);
 	if (status < 0)
 		goto fail;
 	status = index_create(
 		&realm->index, &realm->config, realm->name, keeper->incarnation, keeper->id_bits);
+	if (status < 0)
+		goto fail;
+	status = hbm_create(realm);
 	if (status < 0)
 		goto fail;
 	status = dram_create(&dram, &realm->dram);
@@ -117,6 +124,8 @@ void realm_destroy(struct realm *realm)
 	dram_destroy(realm->dram);
 	gone_destroy(&realm->gone);
 	ssd_realm_destroy(realm);
+	loads_destroy(realm);
+	hbm_destroy(realm);
 	memory_free(realm->reservations);
 	memory_free(realm->reservation_heads);
 	memory_free(realm->pendings);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
@@ -28,6 +29,7 @@ static void remove_one(struct realm *realm, uint32_t slot, enum skep_reason reas
 	}
 	if (slot_on_ssd(realm, slot))
 		ssd_forget(realm, slot);
+	hbm_block_end(realm, slot);
 	if (own->pending != NONE32)
 		put_pending_end(realm, slot, SKEP_STATUS_EPARENT);
 	if (was_present) {
@@ -63,7 +65,8 @@ static uint64_t hide_subtree(struct realm *realm, uint32_t slot, enum skep_reaso
 			break;
 		at = parent;
 	}
-	lru_leaf_check(realm, above);
+	if (above != NONE32)
+		hbm_settle(realm, above);
 	return removed;
 }
 

@@ -5,27 +5,13 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "store/hbm_priv.h"
 #include "store/put_priv.h"
 
 #define LOAD(field)	    atomic_load_explicit(&(field), RELAXED)
 #define STORE(field, value) atomic_store_explicit(&(field), (value), RELAXED)
 
 /* -------------------------------------------------------------------------------- reserve */
-
-/* One reservation request while it is worked on. */
-struct reserving {
-	struct session *session;
-	struct realm *realm;
-	const struct submission *message;
-	struct space *space;
-	bool shed; /* its deadline has come: rather lose what is unwritten than refuse it */
-	uint32_t space_index, part, length;
-	unsigned class;
-	struct reserve_block *blocks;
-	const uint8_t *area; /* start of tokens and keys: the blocks' own start */
-	struct index_name name;
-	uint8_t proof[INDEX_BLOCK_TOKENS_MAX * 4 + INDEX_KEY_BYTES_MAX + INDEX_EXTRA_BYTES_MAX];
-};
 
 /* Evicts until @rest frames of the class fit the quota, which may have been lowered meanwhile. */
 static bool quota_make_room(struct realm *realm, unsigned class, uint32_t rest)
@@ -67,7 +53,7 @@ static bool hopeless(const struct realm *realm)
 	dram_status_get(realm->dram, &status);
 	return realm->reservation_count == 0 && !realm->pending_count && realm->pins_seen == 0 &&
 	       !realm->operator_pins && !realm->removed.count && !realm->unmoved &&
-	       !realm->ssd.dirty.count && list_empty(&realm->ssd.jobs_busy) &&
+	       !realm->hbm.count && !realm->ssd.dirty.count && list_empty(&realm->ssd.jobs_busy) &&
 	       status.ready_bytes == status.bytes;
 }
 
@@ -109,6 +95,8 @@ static int part_state(struct reserving *job, uint32_t slot)
 	if (index_state(realm, slot) == ENTRY_PRESENT ||
 		realm->index.slots[slot].committed & 1ull << job->part)
 		return -EEXIST;
+	if (hbm_state(index_state(realm, slot)))
+		return 0;
 	SKEP_CHECK(pending != NULL);
 	list_each (node, &pending->reservations)
 		if (list_item(node, struct reservation, of_pending)->part == job->part)
@@ -116,9 +104,7 @@ static int part_state(struct reserving *job, uint32_t slot)
 	return 0;
 }
 
-/* Reads one block of the request: every field once, bounds-checked, proof copied to memory of our
- * own before it is hashed. Return: 0 or -EPROTO. */
-static int block_read(struct reserving *job, uint32_t i, struct reserve_block *block)
+int naming_block(struct reserving *job, uint32_t i, struct reserve_block *block)
 {
 	uint64_t area_bytes = job->message->scratch_bytes, token_bytes, blob_bytes;
 	struct id_input *proof = &job->name.proof;
@@ -154,8 +140,7 @@ static bool record_may_leave(struct realm *realm, int class)
 	return stats.live > 0;
 }
 
-/* Makes the name, evicting others for a slot or for memory of its record. */
-static int64_t name_make(struct reserving *job, uint32_t rest)
+int64_t naming_make(struct reserving *job, uint32_t rest)
 {
 	struct realm *realm = job->realm;
 	int64_t slot = index_name_make(realm, &job->name);
@@ -175,17 +160,37 @@ static int64_t name_make(struct reserving *job, uint32_t rest)
 	return slot;
 }
 
-/* Makes the name and reserves its first part. Return: slot, or -EAGAIN: no room. */
-static int64_t block_make(struct reserving *job, uint32_t rest, struct reserve_block *block)
+/* A name that had no bytes here gets some anew: nothing of those it may have had before counts. */
+static void name_revive(struct realm *realm, uint32_t slot)
+{
+	struct index *index = &realm->index;
+
+	STORE(index->entries[slot].origin, 0);
+	for (uint32_t i = 0; i < LOAD(index->entries[slot].parts); i++) {
+		struct index_part *part = index_part(index, slot, i);
+
+		SKEP_CHECK(LOAD(part->frame) == FRAME_NONE);
+		STORE(part->write, 0);
+	}
+	index_state_set(realm, slot, ENTRY_PENDING);
+}
+
+/* Makes the name, or finds it without bytes in @slot, and reserves its first part. Return: slot, or
+ * -EAGAIN: no room. */
+static int64_t block_make(
+	struct reserving *job, int64_t slot, uint32_t rest, struct reserve_block *block)
 {
 	struct realm *realm = job->realm;
-	int64_t frame, slot;
+	int64_t frame;
 	uint32_t parent = job->name.parent_slot;
 
 	frame = frame_take(realm, job->class, rest, job->shed);
 	if (frame < 0)
 		return -EAGAIN;
-	slot = name_make(job, rest);
+	if (slot >= 0)
+		name_revive(realm, (uint32_t)slot);
+	else
+		slot = naming_make(job, rest);
 	if (slot < 0) {
 		dram_frame_put(realm->dram, job->class, (uint64_t)frame);
 		return -EAGAIN;
@@ -210,7 +215,7 @@ static int64_t block_reserve(
 	uint32_t parent = job->name.parent_slot, slot;
 	bool guarded = parent < realm->index.head->slot_count;
 	int64_t result, frame;
-	int status = block_read(job, i, &block);
+	int status = naming_block(job, i, &block);
 
 	if (status < 0)
 		return status;
@@ -228,7 +233,9 @@ static int64_t block_reserve(
 			realm->guarded_slot = parent;
 		}
 		if (slot == NONE32) {
-			result = block_make(job, rest, &block);
+			result = block_make(job, -1, rest, &block);
+		} else if (hbm_state(index_state(realm, slot))) {
+			result = block_make(job, slot, rest, &block);
 		} else if ((frame = frame_take(realm, job->class, rest, job->shed)) < 0) {
 			result = -EAGAIN;
 		} else {
@@ -248,8 +255,7 @@ static int64_t block_reserve(
 	return result;
 }
 
-/* The parent of the first block. Return: 0 and its id, SKEP_STATUS_EPARENT. */
-static int parent_check(struct reserving *job, struct block_id *id)
+int naming_parent(struct reserving *job, struct block_id *id)
 {
 	const struct submission *message = job->message;
 	struct index *index = &job->realm->index;
@@ -267,22 +273,20 @@ static int parent_check(struct reserving *job, struct block_id *id)
 		LOAD(entry->space) != job->space_index)
 		return SKEP_STATUS_EPARENT;
 	if (index_state(job->realm, message->slot) != ENTRY_PRESENT &&
-		index_state(job->realm, message->slot) != ENTRY_PENDING)
+		index_state(job->realm, message->slot) != ENTRY_PENDING &&
+		(index_state(job->realm, message->slot) != ENTRY_HBM || !job->announces))
 		return SKEP_STATUS_EPARENT;
 	id->low = LOAD(entry->id_low);
 	id->high = LOAD(entry->id_high);
 	return 0;
 }
 
-/* Checks the request against the space. Return: 0, an answer (negative), or -EPROTO. */
-static int reserving_open(struct reserving *job)
+int naming_open(struct reserving *job)
 {
 	const struct submission *m = job->message;
 	struct realm *realm = job->realm;
-	int class;
 
 	job->space_index = m->u.reserve.space;
-	job->part = m->u.reserve.part;
 	job->blocks = page_end_scratch(&job->session->page, m->scratch_at, m->scratch_bytes);
 	job->area = (const uint8_t *)job->blocks;
 	if (!job->blocks || !m->count || m->count > m->scratch_bytes / sizeof(job->blocks[0]) ||
@@ -291,10 +295,25 @@ static int reserving_open(struct reserving *job)
 	job->space = &realm->spaces[job->space_index];
 	if (!job->space->used || m->u.reserve.space_generation != job->space->generation)
 		return -ESTALE;
-	if (job->part >= job->space->part_count)
-		return -ERANGE;
 	if (job->session->readonly)
 		return -EROFS;
+	job->name.space = job->space_index;
+	job->name.parts = job->space->part_count;
+	job->name.range_sums = job->space->ranges;
+	return 0;
+}
+
+/* Checks the request against the space. Return: 0, an answer (negative), or -EPROTO. */
+static int reserving_open(struct reserving *job)
+{
+	const struct submission *m = job->message;
+	int class, status = naming_open(job);
+
+	if (status < 0)
+		return status;
+	job->part = m->u.reserve.part;
+	if (job->part >= job->space->part_count)
+		return -ERANGE;
 	job->length = (uint32_t)job->space->part_bytes[job->part];
 	if (m->u.reserve.length && m->u.reserve.length != job->length) {
 		if (!job->space->opaque || m->u.reserve.length > job->length ||
@@ -302,13 +321,10 @@ static int reserving_open(struct reserving *job)
 			return -EINVAL;
 		job->length = m->u.reserve.length;
 	}
-	class = dram_class(realm->dram, job->length);
+	class = dram_class(job->realm->dram, job->length);
 	if (class < 0)
 		return -ENOSPC;
 	job->class = (unsigned)class;
-	job->name.space = job->space_index;
-	job->name.parts = job->space->part_count;
-	job->name.range_sums = job->space->ranges;
 	return 0;
 }
 
@@ -327,7 +343,7 @@ static int reserve_try(struct session *session, const struct submission *message
 	job.shed = message->deadline_ns <= session->realm->keeper->now_ns;
 	status = reserving_open(&job);
 	if (status == 0)
-		status = parent_check(&job, &parent_id);
+		status = naming_parent(&job, &parent_id);
 	if (status < 0)
 		return status;
 	for (; done < message->count; done++) {

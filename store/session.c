@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "base/memory.h"
+#include "store/hbm_priv.h"
 #include "store/store_priv.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), RELAXED)
@@ -27,6 +28,8 @@ struct session *session_add(struct realm *realm, const struct page_end *page)
 	list_init(&session->waits);
 	list_init(&session->of_blocked);
 	list_init(&session->of_realm);
+	list_init(&session->hbm_holds);
+	list_init(&session->hbm_wanted);
 	list_append(&keeper->sessions, &session->of_keeper);
 	keeper->session_count++;
 	if (!session->operator_role) {
@@ -65,6 +68,7 @@ void session_stop(struct session *session)
 	wait_session_gone(session);
 	load_session_gone(session);
 	sync_session_gone(session);
+	hbm_session_gone(session);
 	if (session->blocked) {
 		/* What it waited for was never told to it; nothing was reserved. */
 		list_remove(&session->of_blocked);
@@ -154,21 +158,25 @@ static int touch_submit(struct session *session, const struct submission *messag
 {
 	struct realm *realm = session->realm;
 	uint32_t had = message->u.touch.matched + message->u.touch.stored;
+	uint32_t from_hbm = message->count; /* by a session that has them itself */
 	uint32_t slot, missed, tokens = 1;
 	enum skep_reason reason;
 
 	if (message->u.touch.matched > message->u.touch.asked ||
 		message->u.touch.stored > message->u.touch.asked - message->u.touch.matched ||
+		from_hbm > message->u.touch.asked - had ||
 		message->u.touch.space >= INDEX_SPACES_MAX ||
 		message->u.touch.reason >= SKEP_REASON_COUNT)
 		return -EPROTO;
 	if (realm->spaces[message->u.touch.space].used)
 		tokens = realm->spaces[message->u.touch.space].block_tokens;
+	had += from_hbm;
 	missed = message->u.touch.asked - had;
 	realm->counters[REALM_COUNTER_matches]++;
 	realm->counters[REALM_COUNTER_blocks_asked] += message->u.touch.asked;
 	realm->counters[REALM_COUNTER_blocks_had] += had;
 	realm->counters[REALM_COUNTER_blocks_had_ssd] += message->u.touch.stored;
+	realm->counters[REALM_COUNTER_blocks_had_hbm] += from_hbm;
 	realm->counters[REALM_COUNTER_tokens_asked] += (uint64_t)message->u.touch.asked * tokens;
 	realm->counters[REALM_COUNTER_tokens_had] += (uint64_t)had * tokens;
 	if (missed) {
@@ -179,11 +187,12 @@ static int touch_submit(struct session *session, const struct submission *messag
 	}
 	if (!had)
 		return 0;
-	slot = message->u.touch.stored ? named_slot(realm, message) : framed_slot(realm, message);
-	if (slot == NONE32)
-		realm->counters[REALM_COUNTER_touches_late]++;
-	else
+	slot = message->u.touch.stored || from_hbm ? named_slot(realm, message)
+						   : framed_slot(realm, message);
+	if (slot != NONE32)
 		lru_touch(realm, slot);
+	else if (!from_hbm) /* what is in hbm alone is on no list */
+		realm->counters[REALM_COUNTER_touches_late]++;
 	return 0;
 }
 
@@ -233,6 +242,7 @@ int session_submit(struct session *session, const struct submission *message)
 		return wait_submit(session, message);
 	case SUBMIT_CANCEL:
 		wait_cancel(session, message);
+		hbm_asks_cancel(session, message);
 		return session->stopped ? 0 : load_cancel(session, message);
 	case SUBMIT_HINT:
 		return hint_submit(session, message);
@@ -246,6 +256,12 @@ int session_submit(struct session *session, const struct submission *message)
 		return sync_submit(session, message);
 	case SUBMIT_REMOVE:
 		return remove_submit(session, message);
+	case SUBMIT_ANNOUNCE:
+		return hbm_announce(session, message);
+	case SUBMIT_WITHDRAW:
+		return hbm_withdraw(session, message);
+	case SUBMIT_ASKS:
+		return hbm_asks(session, message);
 	default:
 		return -EPROTO;
 	}

@@ -13,6 +13,7 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "store/hbm_priv.h"
 #include "store/label.h"
 
 #define LOAD(field)	    atomic_load_explicit(&(field), RELAXED)
@@ -52,10 +53,12 @@ void ssd_leaf_drop(struct realm *realm, uint32_t slot)
 		     (SLOT_IN_DRAM | SLOT_WRITING | SLOT_LOADING | SLOT_DIRTY)));
 	lru_remove(realm, slot);
 	ssd_forget(realm, slot);
+	realm->counters[REALM_COUNTER_blocks_evicted]++;
+	if (hbm_stays(realm, slot))
+		return;
 	gone_add(realm, LOAD(realm->index.entries[slot].id_low), SKEP_REASON_EVICTED);
 	index_name_hide(realm, slot);
 	index_slot_free(realm, slot);
-	realm->counters[REALM_COUNTER_blocks_evicted]++;
 	if (parent != NONE32 && !(realm->index.slots[parent].flags & SLOT_ON_LRU)) {
 		struct slot *own = &realm->index.slots[parent];
 
@@ -405,8 +408,10 @@ static void ssd_dirty_again(struct realm *realm, uint32_t slot)
 
 void ssd_pump(struct realm *realm)
 {
-	if (!realm->ssd.log)
+	if (!realm->ssd.log) {
+		load_pump(realm);
 		return;
+	}
 	if (realm->ssd.down && ssd_live_max(realm->ssd.log))
 		ssd_up(realm);
 	if (realm->ssd.spaces_unwritten)
@@ -554,8 +559,6 @@ void ssd_status_fill(struct realm *realm, struct realm_status *out)
 	out->blocks_ssd = realm->ssd.blocks;
 	for (unsigned i = 0; i < SYNC_EPOCHS; i++)
 		out->blocks_unwritten += realm->ssd.unwritten[i];
-	list_each (node, &realm->ssd.loads_live)
-		out->loads_live++;
 }
 
 /* ----------------------------------------------------------------------------------- create */
@@ -567,8 +570,6 @@ int ssd_realm_create(struct realm *realm)
 
 	list_init(&ssd->jobs_free);
 	list_init(&ssd->jobs_busy);
-	list_init(&ssd->loads_free);
-	list_init(&ssd->loads_live);
 	list_init(&ssd->syncs_free);
 	list_init(&ssd->syncs_live);
 	ssd->lru = ssd->dirty = (struct lru_list){NONE32, NONE32, 0};
@@ -577,12 +578,9 @@ int ssd_realm_create(struct realm *realm)
 	ssd->owner = (struct tier_owner){
 		.arg = realm, .reclaim = log_reclaim, .lost = log_lost, .room = log_room};
 	ssd->jobs = memory_calloc(SSD_JOBS_MAX, sizeof(*ssd->jobs));
-	ssd->loads = memory_calloc(LOADS_MAX, sizeof(*ssd->loads));
-	ssd->load_blocks =
-		memory_calloc((size_t)LOADS_MAX * LOAD_BLOCKS_MAX, sizeof(*ssd->load_blocks));
 	ssd->origins = memory_calloc(UINT16_MAX + 1, sizeof(*ssd->origins));
 	ssd->syncs = memory_calloc(SYNCS_MAX, sizeof(*ssd->syncs));
-	if (!ssd->jobs || !ssd->syncs || !ssd->loads || !ssd->load_blocks || !ssd->origins)
+	if (!ssd->jobs || !ssd->syncs || !ssd->origins)
 		return -ENOMEM;
 	ssd->origins[0] = realm->keeper->incarnation;
 	ssd->origin_count = 1;
@@ -595,10 +593,6 @@ int ssd_realm_create(struct realm *realm)
 	for (unsigned i = 0; i < SYNCS_MAX; i++) {
 		ssd->syncs[i].realm = realm;
 		list_append(&ssd->syncs_free, &ssd->syncs[i].link);
-	}
-	for (unsigned i = 0; i < LOADS_MAX; i++) {
-		ssd->loads[i].blocks = ssd->load_blocks + (size_t)i * LOAD_BLOCKS_MAX;
-		list_append(&ssd->loads_free, &ssd->loads[i].link);
 	}
 	ssd_status_get(realm->keeper->ssd, &status);
 	ssd->segment_units = (uint32_t)(status.segment_bytes / SSD_UNIT_BYTES);
@@ -643,7 +637,5 @@ void ssd_realm_destroy(struct realm *realm)
 {
 	memory_free(realm->ssd.jobs);
 	memory_free(realm->ssd.syncs);
-	memory_free(realm->ssd.loads);
-	memory_free(realm->ssd.load_blocks);
 	memory_free(realm->ssd.origins);
 }

@@ -79,7 +79,7 @@ struct slot {
 	 * a name: first_child tells, so they are not counted. */
 	uint32_t dram_children;
 	uint32_t holds;	       /* loads under way that need it in DRAM */
-	uint16_t hbm_children; /* children in hbm */
+	uint16_t hbm_children; /* children that some session has announced (hbm.c) */
 	uint16_t epoch;	       /* of the write that is wanted or under way: see struct sync */
 	uint32_t pending;      /* index in realm.pendings while ENTRY_PENDING */
 	uint16_t operator_pins;
@@ -262,7 +262,9 @@ struct load {
 	struct list link; /* ssd.loads_free or ssd.loads_live */
 	struct session *session;
 	uint64_t deadline_ns, began_ns;
-	uint64_t bytes; /* of frames it asked for */
+	uint64_t bytes;	 /* of frames it asked for */
+	bool asks;	 /* sessions for blocks that lie in their GPU memory alone */
+	uint32_t awaits; /* the block after @started, of which a session was asked; or 0 */
 	uint32_t tag, cell;
 	uint16_t queue;
 	int32_t stop;		   /* why it goes no further than @started, or 0 */
@@ -333,6 +335,27 @@ struct realm_ssd {
 	bool down;	       /* every device is fenced: DRAM alone serves */
 };
 
+/* A session has a block in its GPU memory (hbm.c). */
+struct hbm_hold {
+	struct list of_session;
+	struct list of_wanted; /* session.hbm_wanted: it has yet to be asked */
+	struct session *session;
+	uint64_t want_until_ns;	 /* somebody waits for it until then */
+	uint64_t asked_until_ns; /* the session was asked, and has until then */
+	uint64_t declined_ns;	 /* it would not put it for who asked before then */
+	uint32_t slot;
+	uint32_t next; /* of the slot's, or free: number + 1; 0: none */
+};
+
+/* What sessions have in GPU memory of their own. */
+struct realm_hbm {
+	struct hbm_hold *holds;
+	uint32_t *of_slot; /* first hold of each slot: number + 1; 0: none */
+	uint32_t max;	   /* a quarter of the slots: names in hbm alone cannot be evicted */
+	uint32_t count, fresh, free; /* fresh: those from here on were never used */
+	bool wanted;		     /* some session has yet to be asked */
+};
+
 struct realm {
 	struct keeper *keeper;
 	uint64_t generation; /* the one counter */
@@ -342,6 +365,7 @@ struct realm {
 	struct index index;
 	struct dram *dram;
 	struct realm_ssd ssd;
+	struct realm_hbm hbm;
 	struct space spaces[INDEX_SPACES_MAX];
 	struct lru_list lru[LRU_LISTS_MAX];
 	uint64_t lru_of_class[DRAM_CLASSES_MAX]; /* lists that hold blocks with a part of the class
@@ -365,7 +389,7 @@ struct realm {
 	uint64_t next_steal;   /* count of evictions from which a colder class may lose a slab */
 	uint32_t scan;	       /* number of the last pin scan */
 	uint64_t pins_seen;    /* cells in use at the last scan */
-	uint64_t slot_count_by_state[ENTRY_REMOVED + 1];
+	uint64_t slot_count_by_state[ENTRY_STATES];
 	uint64_t operator_pins;
 	uint64_t counters[REALM_COUNTER_COUNT];
 	uint64_t misses[SKEP_REASON_COUNT];
@@ -393,9 +417,13 @@ struct session {
 	struct list reservations, waits;
 	uint64_t reservation_count, reserved_bytes, submission_count;
 	uint64_t spaces; /* mask of spaces it opened */
-	void *link;	 /* the transport's half */
-	uint32_t number; /* while everything is packed for a successor */
-	bool unmoved;	 /* taken over, and it may still read the predecessor's index */
+	struct list hbm_holds, hbm_wanted;
+	uint64_t hbm_blocks, hbm_bytes;
+	struct submission asks; /* SUBMIT_ASKS under way; op 0: none */
+	bool hears_asks;	/* it has posted some */
+	void *link;		/* the transport's half */
+	uint32_t number;	/* while everything is packed for a successor */
+	bool unmoved;		/* taken over, and it may still read the predecessor's index */
 };
 
 /* What the keeper asks of the outside; a simulation gives its own. */
@@ -566,6 +594,8 @@ unsigned evict_for(struct realm *realm, const struct room_want *want);
 bool evict_slabs_for(struct realm *realm, unsigned class);
 /* Evicts the coldest leaves whatever their class until @bytes of frames are free. */
 uint64_t evict_bytes(struct realm *realm, uint64_t bytes);
+/* The block's last child in hbm was let go, or it is in hbm itself now: it may leave DRAM. */
+void lru_dram_check(struct realm *realm, uint32_t slot);
 /* Frees slots (or record memory) by evicting @blocks of the coldest leaves from every tier. */
 unsigned evict_blocks(struct realm *realm, unsigned blocks);
 /* Nothing written is left to evict and a put is late: the coldest unwritten leaf goes. */
@@ -617,7 +647,8 @@ void sync_mark_drop(struct realm *realm);
 int sync_submit(struct session *session, const struct submission *message);
 void sync_session_gone(struct session *session);
 uint64_t sync_tick(struct realm *realm);
-/* Begins writes and goes on with loads. After each round. */
+/* Begins writes and goes on with loads; realms without an ssd have these as well. After each
+ * round. */
 void ssd_pump(struct realm *realm);
 /* The space's own record is dead; another is written. */
 void space_record_drop(struct realm *realm, uint32_t space);
@@ -655,7 +686,9 @@ static inline bool ssd_keeps(const struct realm *realm, uint32_t space)
 /* label.c: what goes with a block to the ssd. Return: bytes, or -E2BIG. */
 int label_make(struct realm *realm, uint32_t slot, void *out);
 
-/* load.c: from the ssd into frames */
+/* load.c: from the ssd, and out of other sessions' GPU memory, into frames */
+int loads_create(struct realm *realm);
+void loads_destroy(struct realm *realm);
 /* Makes pieces and what they must hold; @into: memory for all parts, NULL: the block's frames. */
 void load_expect(struct realm *realm, uint32_t slot, uint8_t *into, struct ssd_job *job);
 struct part_expected load_expect_part(

@@ -48,6 +48,8 @@ enum entry_state {
 	ENTRY_PRESENT = 2, /* every part can be had from DRAM */
 	ENTRY_EMPTY = 3,   /* no bytes anywhere; kept because it has children */
 	ENTRY_REMOVED = 4, /* taken out by force; its frames wait for the last pin */
+	ENTRY_HBM = 5,	   /* in the GPU memory of sessions that announced it, and nowhere here */
+	ENTRY_STATES = 6,
 };
 
 /* 64 bytes, one line. All fields are relaxed atomics unless the top of the file says more. */

@@ -103,12 +103,21 @@ static void act_named(void)
 	struct submission message;
 
 	input_take(&message, sizeof(message));
-	message.op = message.op % (SUBMIT_REMOVE + 1);
+	message.op = message.op % (SUBMIT_ASKS + 1);
 	message.queue = 0;
 	message.slot = slot;
 	message.generation = message.op == SUBMIT_TOUCH || message.op == SUBMIT_QUARANTINE
 				     ? atomic_load(&realm->index.entries[slot].frame_generation)
 				     : atomic_load(&realm->index.entries[slot].name_generation);
+	if (message.op == SUBMIT_WITHDRAW) {
+		struct hbm_part part = {.slot = slot, .name_generation = message.generation};
+
+		memcpy(sim_scratch(&fuzz.fiend, 0), &part, sizeof(part));
+		message.scratch_at = 0;
+		message.scratch_bytes = sizeof(part);
+		message.count = 1;
+		message.u.other.kind %= 2;
+	}
 	push_raw(&message);
 }
 
@@ -196,6 +205,10 @@ static void act_reserve(void)
 	for (uint32_t i = 0; i < count; i++)
 		path[i] = seed >> (4 * i) & 15;
 	play_chain_make(&fuzz.chain, &fuzz.sim, space, path, count);
+	if (put.part & 128) { /* it has them in GPU memory, or says so */
+		sim_announce(&fuzz.fiend, &put);
+		return;
+	}
 	put.part %= space->kind->part_count;
 	sim_reserve(&fuzz.fiend, &put);
 }
@@ -230,7 +243,8 @@ static void act_load(void)
 	struct submission message = {.op = SUBMIT_LOAD,
 		.queue = 0,
 		.deadline_ns = fuzz.sim.keeper->now_ns + seed % 5 * NS_PER_MS,
-		.u.other.kind = input_number(1)};
+		.u.other.kind = input_number(1),
+		.u.other.flags = seed >> 31};
 	struct probe_name names[8];
 
 	for (uint32_t i = 0; i < count; i++)

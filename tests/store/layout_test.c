@@ -154,7 +154,7 @@ static void constants_stand(void)
 	REQUIRE_EQ(SLOT_ROOT(63), 0xffff003fu);
 	REQUIRE(SLOT_NONE == 0xffffffffu && FRAME_NONE == 0xffffffffu);
 	REQUIRE(ENTRY_FREE == 0 && ENTRY_PENDING == 1 && ENTRY_PRESENT == 2 && ENTRY_EMPTY == 3 &&
-		ENTRY_REMOVED == 4);
+		ENTRY_REMOVED == 4 && ENTRY_HBM == 5);
 	REQUIRE_EQ(sizeof(struct pin_cell), PAGE_PIN_BYTES);
 }
 

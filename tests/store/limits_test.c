@@ -310,7 +310,14 @@ static void messages_out_of_bounds(void)
 {
 	struct submission wrong[] = {
 		{.op = 0},
-		{.op = SUBMIT_EXPLAIN + 1},
+		{.op = SUBMIT_ASKS + 1},
+		{.op = SUBMIT_ANNOUNCE, .count = 0, .scratch_bytes = 64},
+		{.op = SUBMIT_ANNOUNCE, .count = 1, .scratch_bytes = 55},
+		{.op = SUBMIT_WITHDRAW, .count = 2, .scratch_bytes = 47},
+		{.op = SUBMIT_WITHDRAW, .count = HBM_PARTS_MAX + 1, .scratch_bytes = 64 << 10},
+		{.op = SUBMIT_WITHDRAW, .count = 1, .scratch_bytes = 64, .u.other.kind = 2},
+		{.op = SUBMIT_ASKS, .count = 1, .scratch_at = 4, .scratch_bytes = 64},
+		{.op = SUBMIT_TOUCH, .count = 1},
 		{.op = SUBMIT_TOUCH, .queue = 1},
 		{.op = SUBMIT_TOUCH, .queue = PAGE_QUEUES},
 		{.op = SUBMIT_RESERVE, .count = 1, .scratch_at = 4, .scratch_bytes = 64},

@@ -252,6 +252,7 @@ void play_nothing_leaks(struct sim *sim, struct realm *realm)
 	slab_stats_get(realm->index.records, &records);
 	REQUIRE_EQ(realm->slot_count_by_state[ENTRY_REMOVED], 0);
 	REQUIRE_EQ(realm->slot_count_by_state[ENTRY_PRESENT], 0);
+	REQUIRE_EQ(realm->hbm.count, 0);
 	REQUIRE_EQ(realm->slot_count_by_state[ENTRY_FREE], realm->index.head->slot_count);
 	REQUIRE_EQ(dram.used_bytes, 0);
 	REQUIRE_EQ(records.live, 0);

@@ -138,6 +138,7 @@ uint32_t play_present(const struct sim_client *client, const struct play_chain *
 struct play_load {
 	uint32_t first, count, cell;
 	uint64_t deadline_ns;
+	bool asks; /* sessions that have blocks in their GPU memory alone */
 };
 uint32_t play_load(
 	struct sim_client *client, const struct play_chain *chain, const struct play_load *load);
@@ -147,10 +148,28 @@ void play_loaded_holds(const struct sim_client *client, const struct play_chain 
 uint32_t play_sync(struct sim_client *client, uint64_t deadline_ns);
 
 /* How one block of a chain stands. */
-enum play_at { PLAY_NOWHERE, PLAY_PENDING, PLAY_DRAM, PLAY_SSD };
+enum play_at { PLAY_NOWHERE, PLAY_PENDING, PLAY_DRAM, PLAY_SSD, PLAY_HBM, PLAY_EMPTY };
 enum play_at play_where(
 	const struct sim_client *client, const struct play_chain *chain, uint32_t i);
 uint32_t play_slot(const struct sim_client *client, const struct play_chain *chain, uint32_t i);
+
+/* ----------------------------------------------------------------------------- GPU memory */
+
+/* Announces blocks [first, first + count) and runs the keeper. Return: its answer. No other answer
+ * may be under way on the client's queue 0. */
+int32_t play_announce(struct sim *sim, struct sim_client *client, const struct play_chain *chain,
+	struct probe_want want);
+/* Block @i of the last play_announce(). */
+struct hbm_part play_announced(const struct sim_client *client, uint32_t i);
+/* Pushes a SUBMIT_WITHDRAW of @count blocks. Return: its tag. */
+uint32_t play_withdraw(struct sim_client *client, const struct hbm_part *parts, uint32_t count,
+	enum withdraw_kind kind);
+/* How block @i of it was answered. */
+int32_t play_withdrawn(const struct sim_client *client, uint32_t i);
+/* Listens for at most @room asks at once. Return: the tag. */
+uint32_t play_asks(struct sim_client *client, uint32_t room);
+/* Ask @i of those that came. */
+struct hbm_part play_asked(const struct sim_client *client, uint32_t i);
 
 /*
  * Counts what the realm believes against what it has, slot by slot: children, holds, records, live

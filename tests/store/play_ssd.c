@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/bits.h"
+#include "store/hbm_priv.h"
 #include "tests/store/play.h"
 
 uint32_t play_load(
@@ -14,7 +15,8 @@ uint32_t play_load(
 		.count = load->count,
 		.scratch_bytes = (uint32_t)(load->count * sizeof(*parts)),
 		.deadline_ns = load->deadline_ns,
-		.u.other.kind = load->cell};
+		.u.other.kind = load->cell,
+		.u.other.flags = load->asks ? LOAD_ASK : 0};
 
 	atomic_store(&sim_page(client)->pins_used, MAX_OF(used, load->cell + 1));
 	memset(parts, 0, load->count * sizeof(*parts));
@@ -98,6 +100,8 @@ enum play_at play_where(const struct sim_client *client, const struct play_chain
 
 	if (!name_of(client, chain, i, &name))
 		return PLAY_NOWHERE;
+	if (name.state == ENTRY_HBM || name.state == ENTRY_EMPTY)
+		return name.state == ENTRY_HBM ? PLAY_HBM : PLAY_EMPTY;
 	if (name.state != ENTRY_PRESENT)
 		return PLAY_PENDING;
 	return name.frame_generation ? PLAY_DRAM : PLAY_SSD;
@@ -114,7 +118,7 @@ uint32_t play_slot(const struct sim_client *client, const struct play_chain *cha
 /* ------------------------------------------------------------------------------- the books */
 
 struct books {
-	uint64_t blocks, live_units, live_names, on_list, unwritten[SYNC_EPOCHS];
+	uint64_t blocks, live_units, live_names, on_list, holds, unwritten[SYNC_EPOCHS];
 };
 
 static void list_count(const struct realm *realm, const struct lru_list *list, struct books *books)
@@ -135,17 +139,30 @@ static void list_count(const struct realm *realm, const struct lru_list *list, s
 static void children_count(struct realm *realm, uint32_t slot)
 {
 	const struct slot *slots = realm->index.slots, *own = &slots[slot];
-	uint32_t in_dram = 0;
+	uint32_t in_dram = 0, in_hbm = 0;
 
 	for (uint32_t child = own->first_child; child != NONE32;
 		child = slots[child].next_sibling) {
 		REQUIRE_EQ(index_parent(realm, child), slot);
 		in_dram += (slots[child].flags & SLOT_IN_DRAM) != 0;
+		in_hbm += hbm_held(realm, child);
 	}
 	/* Removed children count until their frames are free. */
 	for (uint32_t at = realm->removed.first; at != NONE32; at = slots[at].lru_next)
 		in_dram += index_parent(realm, at) == slot && slots[at].flags & SLOT_IN_DRAM;
 	REQUIRE_EQ(own->dram_children, in_dram);
+	REQUIRE_EQ(own->hbm_children, in_hbm);
+}
+
+/* Has it a child whose bytes are here, or on their way? */
+static bool child_has_bytes(const struct realm *realm, uint32_t slot)
+{
+	const struct slot *slots = realm->index.slots;
+	uint32_t child = slots[slot].first_child;
+
+	while (child != NONE32 && hbm_state(index_state(realm, child)))
+		child = slots[child].next_sibling;
+	return child != NONE32;
 }
 
 /* A block that nothing rests on can be found by whoever makes room. */
@@ -156,14 +173,55 @@ static void leaf_check(struct realm *realm, uint32_t slot)
 
 	if (own->flags & SLOT_DIRTY)
 		REQUIRE(own->flags & SLOT_ON_LRU && own->flags & SLOT_IN_DRAM);
-	if (own->flags & (SLOT_DIRTY | SLOT_LOADING) || own->dram_children ||
-		own->first_child != NONE32)
+	if (own->flags & (SLOT_DIRTY | SLOT_LOADING) || own->dram_children)
+		return;
+	if (own->flags & SLOT_IN_DRAM ? child_has_bytes(realm, slot) || hbm_keeps(realm, slot)
+				      : own->first_child != NONE32)
 		return;
 	if (own->flags & SLOT_WRITING && !slot_on_ssd(realm, slot))
 		return; /* it gets its place when that is done */
 	if (!slot_on_ssd(realm, slot) && ssd_keeps(realm, space) && own->flags & SLOT_ON_LRU)
 		return;
 	REQUIRE(own->flags & SLOT_ON_LRU);
+}
+
+/* What sessions have of it, and what its name may rest on. */
+static void hbm_count(struct realm *realm, uint32_t slot, struct books *books)
+{
+	const struct slot *own = &realm->index.slots[slot];
+	enum entry_state state = index_state(realm, slot);
+	uint32_t parent = index_parent(realm, slot), number = realm->hbm.of_slot[slot];
+
+	REQUIRE(!number || state != ENTRY_REMOVED);
+	REQUIRE(state != ENTRY_HBM || number);
+	REQUIRE(state != ENTRY_EMPTY || (!number && own->first_child != NONE32));
+	REQUIRE(!hbm_state(state) || (!own->flags && !own->committed));
+	if (parent != NONE32 && hbm_state(index_state(realm, parent)))
+		REQUIRE(hbm_state(state) || state == ENTRY_REMOVED);
+	for (; number; number = realm->hbm.holds[number - 1].next, books->holds++)
+		REQUIRE_EQ(realm->hbm.holds[number - 1].slot, slot);
+}
+
+/* Each session's own count, and none beyond the limit. */
+static void hbm_sessions_count(const struct realm *realm, const struct books *books)
+{
+	uint64_t holds = 0;
+
+	list_each (of_realm, &realm->sessions) {
+		const struct session *session = list_item(of_realm, const struct session, of_realm);
+		uint64_t own = 0;
+
+		list_each (node, &session->hbm_holds)
+			own += list_item(node, const struct hbm_hold, of_session)->session ==
+			       session;
+		REQUIRE_EQ(session->hbm_blocks, own);
+		REQUIRE((session->hbm_bytes != 0) == (own != 0));
+		REQUIRE(!session->stopped || !own);
+		holds += own;
+	}
+	REQUIRE_EQ(holds, books->holds);
+	REQUIRE_EQ(holds, realm->hbm.count);
+	REQUIRE(realm->hbm.count <= realm->hbm.max);
 }
 
 static void slot_count(struct realm *realm, uint32_t slot, struct books *books)
@@ -177,6 +235,7 @@ static void slot_count(struct realm *realm, uint32_t slot, struct books *books)
 		return;
 	}
 	books->live_names++;
+	hbm_count(realm, slot, books);
 	REQUIRE(!(own->flags & SLOT_VICTIM));
 	children_count(realm, slot);
 	if (slot_on_ssd(realm, slot)) {
@@ -243,6 +302,7 @@ void play_books_agree(struct realm *realm)
 		slot_count(realm, slot, &books);
 	slab_stats_get(realm->index.records, &records);
 	REQUIRE_EQ(records.live, books.live_names);
+	hbm_sessions_count(realm, &books);
 	for (unsigned i = 0; i < LRU_LISTS_MAX; i++)
 		list_count(realm, &realm->lru[i], &books);
 	if (!realm->ssd.log)

@@ -268,11 +268,12 @@ int sim_space_open(
 	return space_open(client->session, &request, answer);
 }
 
-uint32_t sim_reserve(struct sim_client *client, const struct sim_put *put)
+static uint32_t chain_push(
+	struct sim_client *client, const struct sim_put *put, enum submission_op op)
 {
 	struct reserve_block *blocks = sim_scratch(client, 0);
 	const struct probe_chain *chain = put->chain;
-	struct submission message = {.op = SUBMIT_RESERVE,
+	struct submission message = {.op = (uint16_t)op,
 		.count = put->count,
 		.deadline_ns = put->deadline_ns,
 		.u.reserve = {.space = (uint16_t)chain->space,
@@ -313,6 +314,16 @@ uint32_t sim_reserve(struct sim_client *client, const struct sim_put *put)
 	}
 	message.scratch_bytes = at;
 	return sim_push(client, &message);
+}
+
+uint32_t sim_reserve(struct sim_client *client, const struct sim_put *put)
+{
+	return chain_push(client, put, SUBMIT_RESERVE);
+}
+
+uint32_t sim_announce(struct sim_client *client, const struct sim_put *put)
+{
+	return chain_push(client, put, SUBMIT_ANNOUNCE);
 }
 
 /* Lays the parts out for a commit or an abort. */

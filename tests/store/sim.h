@@ -131,6 +131,8 @@ struct sim_put {
 	uint64_t deadline_ns;
 };
 uint32_t sim_reserve(struct sim_client *client, const struct sim_put *put);
+/* Says that they lie in the client's own GPU memory; answered as a reservation is. */
+uint32_t sim_announce(struct sim_client *client, const struct sim_put *put);
 
 /* A part that was reserved, as its writer remembers it. */
 struct sim_written {

@@ -136,6 +136,7 @@ static const struct field fields[] = {
 	ROW(submission, u.reserve.reserved),
 	ROW(submission, u.other.kind),
 	ROW(submission, u.other.part),
+	ROW(submission, u.other.flags),
 	ROW(submission, u.other.reserved),
 	ROW(completion, tag),
 	ROW(completion, status),
@@ -167,6 +168,10 @@ static const struct field fields[] = {
 	ROW(remove_part, slot),
 	ROW(remove_part, status),
 	ROW(remove_part, name_generation),
+	ROW(hbm_part, slot),
+	ROW(hbm_part, status),
+	ROW(hbm_part, name_generation),
+	ROW(hbm_part, deadline_ns),
 	ROW(explain_answer, reason),
 	ROW(explain_answer, reserved),
 	ROW(explain_answer, ago_ns),
@@ -200,6 +205,7 @@ static const struct {
 	SIZE(commit_part),
 	SIZE(load_part),
 	SIZE(remove_part),
+	SIZE(hbm_part),
 	SIZE(explain_answer),
 };
 

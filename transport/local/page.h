@@ -87,6 +87,9 @@ enum submission_op {
 	SUBMIT_LOAD,	   /* have a run in DRAM, pinned; details in the scratch */
 	SUBMIT_SYNC,	   /* tell when all that was published before is durable */
 	SUBMIT_REMOVE,	   /* take blocks out, and what is below them; details in the scratch */
+	SUBMIT_ANNOUNCE,   /* these lie in the session's GPU memory; details in the scratch */
+	SUBMIT_WITHDRAW,   /* they do not any more, or will not be put; details in the scratch */
+	SUBMIT_ASKS,	   /* tell which of them others want; details in the scratch */
 };
 
 /*
@@ -99,8 +102,8 @@ struct submission {
 	uint32_t tag;
 	uint32_t scratch_at; /* offset in the scratch, a multiple of 8 */
 	uint32_t scratch_bytes;
-	uint32_t slot; /* TOUCH, WAIT, HINT, QUARANTINE: the block; RESERVE: the parent */
-	uint32_t count;
+	uint32_t slot; /* TOUCH, WAIT, HINT, QUARANTINE: the block; RESERVE, ANNOUNCE: the parent */
+	uint32_t count; /* TOUCH: blocks had from the session's own GPU memory */
 	/* Of @slot: frame generation (TOUCH without @stored, QUARANTINE) or name generation. */
 	uint64_t generation;
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC; RESERVE, COMMIT, WAIT, LOAD, SYNC */
@@ -120,10 +123,12 @@ struct submission {
 			uint64_t reserved;
 		} reserve;
 		struct {
-			/* HINT: enum skep_hint_kind; COMMIT: enum commit_sums; LOAD: a pin cell */
+			/* HINT: enum skep_hint_kind; COMMIT: enum commit_sums; LOAD: a pin cell;
+			 * WITHDRAW: enum withdraw_kind */
 			uint32_t kind;
-			uint32_t part; /* QUARANTINE; LOAD: ranges of a step, 0 = whole blocks */
-			uint64_t reserved[2];
+			uint32_t part;	/* QUARANTINE; LOAD: ranges of a step, 0 = whole blocks */
+			uint64_t flags; /* LOAD: enum load_flag */
+			uint64_t reserved;
 		} other;
 	} u;
 };
@@ -204,6 +209,39 @@ struct remove_part {
 
 enum { REMOVE_PARTS_MAX = 1024 };
 
+/* LOAD_ASK: blocks that lie in another session's GPU memory alone are asked of it, and waited for.
+ */
+enum load_flag { LOAD_ASK = 1 };
+
+/*
+ * SUBMIT_ANNOUNCE: as SUBMIT_RESERVE, without a part: the same structs and order, one completion
+ * with the leading count answered. Each block is answered with 0, its slot and name generation; it
+ * stands in the index from then on, and only this session has it there. Ended by SUBMIT_WITHDRAW,
+ * by removal of the block, and with the session.
+ *
+ * SUBMIT_WITHDRAW: @count of these, at most HBM_PARTS_MAX; 0 = all of the session. Each is answered
+ * in place, with one completion for all: status = how many of them the session had announced.
+ *
+ * SUBMIT_ASKS: room for @count of these, at most HBM_PARTS_MAX. One completion, when others want
+ * blocks that this session alone has: status = how many. The session puts them, or withdraws or
+ * declines; who waits for one waits until @deadline_ns and no longer. A session has one of these
+ * under way; SUBMIT_CANCEL ends it.
+ */
+struct hbm_part {
+	uint32_t slot;
+	int32_t status; /* WITHDRAW, out: 0, -ENOENT: it was not announced, or is not any more */
+	uint64_t name_generation;
+	uint64_t deadline_ns; /* ASKS, out */
+};
+
+enum { HBM_PARTS_MAX = 1024 };
+
+/* What a session says of blocks that it announced. */
+enum withdraw_kind {
+	WITHDRAW_GONE = 0,     /* it has them no longer */
+	WITHDRAW_DECLINED = 1, /* it has them, and will not put them for those who ask now */
+};
+
 /* SUBMIT_EXPLAIN, in: like RESERVE for the first block that was not had (@slot, @generation = its
  * parent), and for a first block too; out: this struct in place. */
 struct explain_answer {
@@ -218,6 +256,7 @@ _Static_assert(sizeof(struct reserve_block) == 56, "docs/formats/session.md");
 _Static_assert(sizeof(struct commit_part) == 40, "docs/formats/session.md");
 _Static_assert(sizeof(struct load_part) == 16, "docs/formats/session.md");
 _Static_assert(sizeof(struct remove_part) == 16, "docs/formats/session.md");
+_Static_assert(sizeof(struct hbm_part) == 24, "docs/formats/session.md");
 
 /* Offsets of a page as this version lays it out. */
 static inline uint32_t page_submissions_at(void)

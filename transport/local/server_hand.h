@@ -20,7 +20,7 @@
 enum {
 	/* Steps with every change of what is handed over, structs of store_priv.h included: two
 	 * daemons of different numbers part by a clean stop. */
-	HAND_VERSION = 1,
+	HAND_VERSION = 2,
 };
 
 enum hand_kind {
