@@ -70,6 +70,8 @@ static void call_late(struct skep *session, const struct completion *completion)
 		reserve_unwanted(session, call, (uint32_t)completion->status);
 	else if (call->op == SUBMIT_LOAD)
 		load_done(session->current, call, completion->status);
+	else if (call->op == SUBMIT_ASKS)
+		asks_done(call, completion->status);
 	else
 		call_close(call);
 }

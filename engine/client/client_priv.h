@@ -59,7 +59,7 @@ enum call_state {
 	CALL_FREE = 0,
 	CALL_OPEN,   /* somebody waits for its answer */
 	CALL_ORPHAN, /* nobody does any more, but the daemon may still write there */
-	CALL_DONE,   /* LOAD with a queue: answered, skep_load_end() has yet to ask */
+	CALL_DONE,   /* LOAD with a queue: answered, skep_load_end() has yet to ask; so ASKS */
 	CALL_GIVING, /* holds an ABORT that found no room in the ring yet */
 	CALL_GIVEN,  /* an ABORT on its way; free once the daemon has read it */
 };
@@ -72,7 +72,7 @@ struct call {
 	uint16_t part;	/* RESERVE: to give back what comes too late */
 	uint16_t queue; /* LOAD: where its event goes, from 1; 0: somebody waits, or a prefetch */
 	uint32_t cell;	/* LOAD: the pin cell that the daemon fills, or 0 */
-	int32_t status; /* LOAD, done: the answer */
+	int32_t status; /* LOAD, ASKS, done: the answer */
 	uint32_t tag;
 	uint32_t at, bytes;
 	uint32_t count;
@@ -240,6 +240,7 @@ struct skep {
 	struct probe_name *ref_names; /* skep_pin_refs(): grows, never shrinks */
 	unsigned ref_names_room;
 	char field[WIRE_NAME_MAX];
+	struct skep_hbm *hbm; /* what it has in GPU memory, or NULL */
 
 	/* Set by skep_open(). */
 	char path[PATH_BYTES];
@@ -530,6 +531,11 @@ bool queue_awaits(struct skep_queue *queue, uint32_t tag);
 void load_done(struct attachment *a, struct call *call, int status);
 /* Queue @queue (from 1) is destroyed: its loads are cancelled and what they brought is let go. */
 void loads_forget(struct skep *session, uint16_t queue);
+
+/* ASKS was answered: skep_hbm_asks() tells what others want. */
+void asks_done(struct call *call, int status);
+/* A queue is destroyed: asks come without one. */
+void hbm_queue_gone(struct skep *session, const struct skep_queue *queue);
 
 static inline unsigned queue_room(const struct skep_queue *queue)
 {

@@ -7,6 +7,13 @@
 
 enum { LOAD_BLOCKS_MAX = 4096 }; /* of one submission, as the daemon takes them */
 
+/* Blocks that others have in GPU memory, or put for who asks, count where they are asked for. */
+static bool state_wanted(const struct skep_load *load, uint32_t state)
+{
+	return state == ENTRY_PRESENT ||
+	       (load->flags & SKEP_LOAD_ASK && (state == ENTRY_HBM || state == ENTRY_PENDING));
+}
+
 /* Leading blocks of the request that some tier holds, as the index says now. */
 static uint32_t load_names(const struct skep_load *load, uint32_t count)
 {
@@ -14,7 +21,7 @@ static uint32_t load_names(const struct skep_load *load, uint32_t count)
 	uint32_t stand = chain_names(chain, load->first + count), blocks = 0;
 
 	while (load->first + blocks < stand &&
-		chain->names[load->first + blocks].state == ENTRY_PRESENT)
+		state_wanted(load, chain->names[load->first + blocks].state))
 		blocks++;
 	return blocks;
 }
@@ -116,7 +123,8 @@ static struct submission load_submission(const struct skep_load *load, const str
 		.count = call->count,
 		.deadline_ns = load->deadline_ns,
 		.u.other.kind = call->cell,
-		.u.other.part = load->step_ranges};
+		.u.other.part = load->step_ranges,
+		.u.other.flags = load->flags & SKEP_LOAD_ASK ? LOAD_ASK : 0};
 }
 
 /* Asks the daemon for @count blocks and waits. */
@@ -197,8 +205,10 @@ static int load_run(struct skep *session, struct skep_load *load)
 	int status;
 
 	if (!chain || chain->space->session != session || load->first > chain->probe.block_count ||
-		(load->refs_max && !load->refs) || load->flags & ~(unsigned)SKEP_LOAD_PREFETCH ||
-		(load->queue && (load->flags || load->queue->session != session)) ||
+		(load->refs_max && !load->refs) ||
+		load->flags & ~(unsigned)(SKEP_LOAD_PREFETCH | SKEP_LOAD_ASK) ||
+		(load->queue &&
+			(load->flags & SKEP_LOAD_PREFETCH || load->queue->session != session)) ||
 		(load->step_ranges && !load->queue))
 		return -EINVAL;
 	count = chain->probe.block_count - load->first;

@@ -138,6 +138,14 @@ static uint32_t match_stored(
 	return stored;
 }
 
+/* Why a block in this state is not had. */
+static uint32_t state_reason(uint32_t state)
+{
+	if (state == ENTRY_PENDING)
+		return SKEP_REASON_PENDING;
+	return state == ENTRY_HBM ? SKEP_REASON_HBM : SKEP_REASON_ABSENT;
+}
+
 static void match_one(struct skep *session, struct skep_match *request)
 {
 	struct skep_chain *chain = request->chain;
@@ -188,8 +196,7 @@ static void match_one(struct skep *session, struct skep_match *request)
 	if (tells)
 		request->stored = stored;
 	if (stored < asked && !request->reason)
-		request->reason =
-			missing == ENTRY_PENDING ? SKEP_REASON_PENDING : SKEP_REASON_ABSENT;
+		request->reason = state_reason(missing);
 	outcome.asked = asked;
 	outcome.stored = stored;
 	if (request->flags == SKEP_MATCH_PIN)

@@ -150,6 +150,11 @@ static void queue_drain(struct skep_queue *queue)
 			load_done(a, call, completion.status);
 			continue;
 		}
+		if (call && call->op == SUBMIT_ASKS) {
+			cell_complete(queue, cell_find(queue, call->tag, 0), completion.status);
+			asks_done(call, completion.status);
+			continue;
+		}
 		/* A wait, or one part of a commit that a mover sums. */
 		cell_complete(queue, cell_find(queue, completion.tag, call ? completion.value : 0),
 			completion.status);
@@ -349,6 +354,7 @@ void skep_queue_destroy(struct skep_queue *queue)
 	if (session_enter(session))
 		return;
 	if (!session_away(session)) {
+		hbm_queue_gone(session, queue);
 		loads_forget(session, (uint16_t)(queue->index + 1));
 		queue_cancel(session, queue);
 	}

@@ -269,6 +269,7 @@ void session_free(struct skep *session)
 	embedded_close(session->embedded);
 	pthread_mutex_destroy(&session->lock);
 	memory_free(session->ref_names);
+	memory_free(session->hbm);
 	explicit_bzero(session->hello.token, sizeof(session->hello.token));
 	memory_free(session);
 }

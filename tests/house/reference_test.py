@@ -20,6 +20,7 @@ def made(root, header):
 
 HEADERS = (("engine/include/skep/skep.h", "docs/reference/libskep.md"),
            ("engine/include/skep/skep_hash.h", "docs/reference/libskep-hash.md"),
+           ("engine/include/skep/skep_hbm.h", "docs/reference/libskep-hbm.md"),
            ("engine/include/skep/skep_gpu.h", "docs/reference/libskep-gpu.md"))
 
 

@@ -336,7 +336,7 @@ static void what_makes_no_sense_is_refused(struct user *user, struct skep_queue 
 {
 	struct story story = story_open(user, 0, BLOCKS);
 	struct story nobody = story_open(user, 1000000, BLOCKS);
-	struct skep_load load = {.struct_bytes = sizeof(load), .chain = story.chain, .flags = 2};
+	struct skep_load load = {.struct_bytes = sizeof(load), .chain = story.chain, .flags = 4};
 
 	REQUIRE_EQ(skep_load(user->session, &load), -EINVAL);
 	load.flags = SKEP_LOAD_PREFETCH;

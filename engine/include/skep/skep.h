@@ -553,9 +553,12 @@ SKEP_API void skep_release(struct skep *session, struct skep_pin *pin);
  * enum skep_load_flag - how a run is loaded
  * @SKEP_LOAD_PREFETCH: a hint: start to bring the run in and return at once; nothing is pinned, no
  *	event comes. @handle serves to cancel it.
+ * @SKEP_LOAD_ASK: blocks that another session has in its GPU memory alone (reason "hbm") belong to
+ *	the run: that session is asked to put them, and waited for until the deadline (skep_hbm.h)
  */
 enum skep_load_flag {
 	SKEP_LOAD_PREFETCH = 1,
+	SKEP_LOAD_ASK = 2,
 };
 
 /**
@@ -1185,8 +1188,10 @@ SKEP_API int skep_hint(
  * @matched: blocks that can be had now
  * @reason: why the next one cannot (skep_reason_text())
  * @seconds_ago: with "evicted", "removed", "checksum", "given_up": how long ago
- * @space: with "other_space": the space that holds a block of the same tokens
- * @field: with "other_space": the first field in which that space differs
+ * @space: with "other_space": the space that holds a block of the same tokens; with "hbm": the name
+ *	of a session that has the block in its GPU memory
+ * @field: with "other_space": the first field in which that space differs; with "hbm": the number
+ *	of that session
  */
 struct skep_explanation {
 	size_t struct_bytes;
