@@ -254,7 +254,11 @@ static void answer_print(const struct answer *answer)
 		text_span(ago, (uint64_t)(why->seconds_ago * (double)NS_PER_S));
 		printf(", %s ago", ago);
 	}
-	if (*why->space) {
+	if (*why->space && !strcmp(skep_reason_text(why->reason), "hbm")) {
+		printf(" of session %s (", why->field);
+		text_print_safe(why->space, stdout);
+		printf("): a load that asks brings it");
+	} else if (*why->space) {
 		printf(", space ");
 		text_print_safe(why->space, stdout);
 		printf(" holds these tokens and differs in %s", why->field);

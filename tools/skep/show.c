@@ -157,7 +157,8 @@ static bool any_ssd(const json_t *answer)
 static int realms_table(const json_t *answer)
 {
 	static const char *const headings[] = {"<REALM", "POOL", "QUOTA", "USED", "BLOCKS",
-		"PENDING", "SPACES", "SESSIONS", "PINS", "HIT RATIO", "EVICTED", "REFUSED"};
+		"PENDING", "IN HBM", "SPACES", "SESSIONS", "PINS", "HIT RATIO", "EVICTED",
+		"REFUSED"};
 	struct table *table = table_create(headings, ARRAY_COUNT(headings));
 	size_t i;
 	json_t *realm;
@@ -172,6 +173,7 @@ static int realms_table(const json_t *answer)
 		table_bytes(table, json_number(realm, "dram_used_bytes"));
 		table_count(table, json_number(realm, "blocks_present"));
 		table_count(table, json_number(realm, "blocks_pending"));
+		table_count(table, json_number(realm, "hbm_blocks"));
 		table_count(table, json_number(realm, "spaces"));
 		table_count(table, json_number(realm, "sessions"));
 		table_count(
@@ -295,7 +297,7 @@ int command_spaces(const struct arguments *arguments)
 int command_sessions(const struct arguments *arguments)
 {
 	static const char *const headings[] = {"SESSION", "<REALM", "<NAME", "PID", "UID", "AGE",
-		"PINS", "RESERVED", "BYTES", "SUBMITTED", "<STATE"};
+		"PINS", "RESERVED", "BYTES", "IN HBM", "BYTES", "SUBMITTED", "<STATE"};
 	json_t *answer, *session;
 	struct table *table;
 	size_t i;
@@ -320,6 +322,8 @@ int command_sessions(const struct arguments *arguments)
 		table_count(table, json_number(session, "pins"));
 		table_count(table, json_number(session, "reservations"));
 		table_bytes(table, json_number(session, "reserved_bytes"));
+		table_count(table, json_number(session, "hbm_blocks"));
+		table_bytes(table, json_number(session, "hbm_bytes"));
 		table_count(table, json_number(session, "submissions"));
 		table_cell(table, "%s",
 			json_is_true(json_object_get(session, "dying")) ? "dying" : "open");

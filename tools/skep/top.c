@@ -83,14 +83,15 @@ static int rates_print_json(const struct look *now, const struct look *before)
 			now->at_ns - before->at_ns);
 
 		json_array_append_new(out,
-			json_pack("{s:s s:f s:f s:f s:f s:f s:f s:f s:I s:I s:I}", "name",
+			json_pack("{s:s s:f s:f s:f s:f s:f s:f s:f s:I s:I s:I s:I}", "name",
 				json_text(realm, "name"), "matches_per_s", rates.matches,
 				"tokens_asked_per_s", rates.tokens_asked, "hit_ratio",
 				rates.hit_ratio, "puts_per_s", rates.puts, "put_bytes_per_s",
 				rates.put_bytes, "evicted_per_s", rates.evicted, "refused_per_s",
 				rates.refused, "dram_used_bytes",
 				(json_int_t)json_number(realm, "dram_used_bytes"), "blocks_present",
-				(json_int_t)json_number(realm, "blocks_present"), "sessions",
+				(json_int_t)json_number(realm, "blocks_present"), "hbm_blocks",
+				(json_int_t)json_number(realm, "hbm_blocks"), "sessions",
 				(json_int_t)json_number(realm, "sessions")));
 	}
 	return json_print(json_pack("{s:f s:o}", "seconds",
@@ -117,8 +118,8 @@ static void head_print(const struct look *now, const struct look *before)
 
 static int rates_print(const struct look *now, const struct look *before)
 {
-	static const char *const headings[] = {"<REALM", "USED", "BLOCKS", "MATCHES/s", "TOKENS/s",
-		"HIT RATIO", "PUTS/s", "PUT BYTES/s", "EVICTED/s", "REFUSED/s"};
+	static const char *const headings[] = {"<REALM", "USED", "BLOCKS", "IN HBM", "MATCHES/s",
+		"TOKENS/s", "HIT RATIO", "PUTS/s", "PUT BYTES/s", "EVICTED/s", "REFUSED/s"};
 	struct table *table = table_create(headings, ARRAY_COUNT(headings));
 	json_t *realm;
 	size_t i;
@@ -132,6 +133,7 @@ static int rates_print(const struct look *now, const struct look *before)
 		table_cell(table, "%s", json_text(realm, "name"));
 		table_bytes(table, json_number(realm, "dram_used_bytes"));
 		table_count(table, json_number(realm, "blocks_present"));
+		table_count(table, json_number(realm, "hbm_blocks"));
 		table_count(table, (unsigned long long)rates.matches);
 		table_count(table, (unsigned long long)rates.tokens_asked);
 		table_cell(table, "%.4f", rates.hit_ratio);

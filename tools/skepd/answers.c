@@ -277,6 +277,8 @@ static json_t *session_json(const struct session_status *session)
 	set_number(out, "reservations", session->reservations);
 	set_number(out, "reserved_bytes", session->reserved_bytes);
 	set_number(out, "submissions", session->submissions);
+	set_number(out, "hbm_blocks", session->hbm_blocks);
+	set_number(out, "hbm_bytes", session->hbm_bytes);
 	json_object_set_new(out, "dying", json_boolean(session->dying));
 	return out;
 }
@@ -342,7 +344,8 @@ static int run_sessions(struct request *request)
 
 static json_t *block_json(const struct block_status *block)
 {
-	static const char *const states[] = {"free", "pending", "present", "empty", "removed"};
+	static const char *const states[] = {
+		"free", "pending", "present", "empty", "removed", "hbm"};
 	json_t *out = json_object(), *tokens = json_array();
 
 	set_id(out, "id", block->id_low, block->id_high);
@@ -351,9 +354,17 @@ static json_t *block_json(const struct block_status *block)
 	set_text(out, "realm", block->realm);
 	set_text(out, "space", block->space);
 	set_text(out, "state", block->state < ARRAY_COUNT(states) ? states[block->state] : "?");
-	/* The fastest tier that it can be had from, and whether the ssd has it as well. */
-	set_text(out, "tier", block->in_dram ? "dram" : block->on_ssd ? "ssd" : "none");
+	/* The fastest tier that everybody can have it from, and whether the ssd has it as well. */
+	set_text(out, "tier",
+		block->in_dram	     ? "dram"
+		: block->on_ssd	     ? "ssd"
+		: block->hbm_holders ? "hbm"
+				     : "none");
 	json_object_set_new(out, "on_ssd", json_boolean(block->on_ssd));
+	/* Sessions that have it in their GPU memory, and one of them. */
+	set_number(out, "hbm_holders", block->hbm_holders);
+	if (block->hbm_holders)
+		set_number(out, "hbm_session", block->hbm_session);
 	set_number(out, "depth", block->depth);
 	set_number(out, "children", block->children);
 	set_number(out, "parts", block->parts);

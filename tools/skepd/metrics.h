@@ -42,6 +42,10 @@
 	X(blocks_ssd, "blocks that have a record on the ssd")                                      \
 	X(blocks_unwritten, "blocks in DRAM whose record is not written yet")                      \
 	X(loads_live, "loads under way")                                                           \
+	X(blocks_hbm, "blocks in the GPU memory of sessions and nowhere else")                     \
+	X(hbm_blocks, "blocks that sessions announced in their GPU memory")                        \
+	X(hbm_max, "most blocks that they may announce")                                           \
+	X(hbm_bytes, "bytes of the announced blocks")                                              \
 	X(reservations, "parts reserved and not committed yet")                                    \
 	X(waiters, "waits for pending blocks under way")                                           \
 	X(pins, "pins held by sessions")                                                           \
