@@ -62,6 +62,8 @@ static void actor_open(struct actor *actor, struct realm *realm, uint64_t seed)
 	memset(actor, 0, sizeof(*actor));
 	actor->random = mix64(seed);
 	REQUIRE_EQ(sim_client_open(&sim, realm, &actor->client), 0);
+	/* As a memory file is; sums that a writer has not written are read there. */
+	memset(sim_scratch(&actor->client, 0), 0, PAGE_SCRATCH_BYTES);
 	for (unsigned i = 0; i < SPACES; i++)
 		play_space_open(&actor->client, &kinds[i], &actor->spaces[i]);
 	atomic_store(&sim_page(&actor->client)->pins_used, 4);

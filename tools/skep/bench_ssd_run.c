@@ -12,6 +12,7 @@
 #include "base/config/units.h"
 #include "base/memory.h"
 #include "tiering/ssd/disk.h"
+#include "tiering/ssd/format.h"
 #include "tools/skep/bench_ssd.h"
 #include "tools/skep/bench_ssd_client.h"
 #include "tools/skep/commands.h"
@@ -150,10 +151,10 @@ static int files_make(struct bench *bench)
 	return status;
 }
 
-/* A device whose first unit is clear is new to skepd. */
+/* A device that is clear before its first segment is new to skepd. */
 static int head_clear(const char *path)
 {
-	static const _Alignas(SSD_UNIT_BYTES) char zeros[SSD_UNIT_BYTES];
+	static const _Alignas(SSD_UNIT_BYTES) char zeros[SSD_SEGMENTS_AT];
 	int fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC), status = 0;
 
 	if (fd < 0 || pwrite(fd, zeros, sizeof(zeros), 0) != sizeof(zeros))
