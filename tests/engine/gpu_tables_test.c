@@ -4,21 +4,8 @@
  * process: what is loaded lies where its table says, what a table lacks pages for is not touched,
  * and whatever call of the device fails, nothing is left behind.
  */
-#include "engine/gpu/gpu_priv.h"
-#include "tests/engine/client_unit.h"
+#include "tests/engine/gpu/tensors_unit.h"
 
-enum {
-	LAYERS = 2,
-	BLOCKS = 6,
-	BLOCK_TOKENS = 16,
-	TOKEN_BYTES = 256,
-	PAGE_BYTES = BLOCK_TOKENS * TOKEN_BYTES,
-	PART_BYTES = LAYERS * 2 * PAGE_BYTES,
-};
-
-static struct skep *session;
-static struct skep_space *space;
-static unsigned char keys[LAYERS * 2][BLOCKS * PAGE_BYTES], copy[sizeof(keys)];
 static const uint32_t table_layers[LAYERS] = {1, 1};
 /* Of each table: where blocks are saved from, and where they are loaded to. */
 static const uint32_t from[LAYERS * BLOCKS] = {3, 0, 5, 1, 4, 2, 5, 4, 3, 2, 1, 0};
@@ -26,28 +13,6 @@ static const uint32_t to[LAYERS * BLOCKS] = {
 	5, 3, 1, 0, 2, 4, SKEP_GPU_NO_PAGE, SKEP_GPU_NO_PAGE, 2, 5, 0, 1};
 static const uint32_t neither[LAYERS * BLOCKS] = {
 	SKEP_GPU_NO_PAGE, SKEP_GPU_NO_PAGE, 2, 5, 0, 1, SKEP_GPU_NO_PAGE, 3, 1, 0, 2, 4};
-
-static struct skep_gpu_tensors tensors_of(unsigned char *memory, uint64_t *bases)
-{
-	for (uint32_t i = 0; i < LAYERS * 2; i++)
-		bases[i] = (uint64_t)(uintptr_t)memory + i * sizeof(keys[0]);
-	return (struct skep_gpu_tensors){.struct_bytes = sizeof(struct skep_gpu_tensors),
-		.tables = LAYERS,
-		.table_layers = table_layers,
-		.layers = LAYERS,
-		.kinds = 2,
-		.block_tokens = BLOCK_TOKENS,
-		.heads = 1,
-		.head_bytes = TOKEN_BYTES,
-		.page_tokens = BLOCK_TOKENS,
-		.page_count = BLOCKS,
-		.blocks_max = BLOCKS,
-		.jobs = 2,
-		.bases = bases,
-		.page_stride = PAGE_BYTES,
-		.token_stride = TOKEN_BYTES,
-		.head_stride = TOKEN_BYTES};
-}
 
 static struct skep_gpu *device_open(uint32_t ring_slots)
 {
@@ -60,42 +25,6 @@ static struct skep_gpu *device_open(uint32_t ring_slots)
 
 	REQUIRE_EQ(skep_gpu_open(session, &options, &gpu), 0);
 	return gpu;
-}
-
-/* Nothing of the device is held; what of the pool is known to it is the library's. */
-static void device_close(struct skep_gpu *gpu)
-{
-	static const struct gpu_usage none;
-	struct gpu_usage usage;
-
-	gpu_fail_nth(gpu->device, 0, 0);
-	gpu_usage(gpu->device, &usage);
-	REQUIRE_EQ(memcmp(&usage, &none, sizeof(usage)), 0);
-	skep_gpu_close(gpu);
-}
-
-static struct skep_chain *chain_of(uint32_t story)
-{
-	uint32_t tokens[BLOCKS * BLOCK_TOKENS];
-	struct skep_chain *chain;
-
-	for (uint32_t i = 0; i < BLOCKS * BLOCK_TOKENS; i++)
-		tokens[i] = story * 1000 + i;
-	REQUIRE_EQ(skep_chain_create(space, &chain), 0);
-	REQUIRE_EQ(skep_chain_append(chain, tokens, BLOCKS * BLOCK_TOKENS), BLOCKS);
-	return chain;
-}
-
-static struct skep_match match(struct skep_chain *chain, struct skep_ref *refs)
-{
-	struct skep_match asked = {.struct_bytes = sizeof(asked),
-		.chain = chain,
-		.flags = SKEP_MATCH_PEEK,
-		.refs = refs,
-		.refs_max = BLOCKS};
-
-	REQUIRE_EQ(skep_match(session, &asked, 1), 0);
-	return asked;
 }
 
 /* The bytes of one block in the tensors of a layer, K or V, where it lies in page @page. */
@@ -172,14 +101,23 @@ static int load(struct skep_gpu_plan *plan, const struct skep_ref *refs, const u
 	return rc <= 0 ? rc : skep_gpu_end(job, statuses, 0);
 }
 
+static struct skep_gpu_tensors tables_of(unsigned char *memory, uint64_t *bases)
+{
+	struct skep_gpu_tensors tensors = tensors_of(memory, bases);
+
+	tensors.tables = LAYERS;
+	tensors.table_layers = table_layers;
+	return tensors;
+}
+
 static int plans_make(
 	struct skep_gpu *gpu, struct skep_gpu_plan **source, struct skep_gpu_plan **target)
 {
 	uint64_t bases[LAYERS * 2];
-	struct skep_gpu_tensors tensors = tensors_of(keys[0], bases);
+	struct skep_gpu_tensors tensors = tables_of(keys[0], bases);
 	int rc = skep_gpu_plan_create(gpu, space, &tensors, source);
 
-	tensors = tensors_of(copy, bases);
+	tensors = tables_of(copy, bases);
 	return rc ? rc : skep_gpu_plan_create(gpu, space, &tensors, target);
 }
 
@@ -209,7 +147,7 @@ static void tables_have_pages_of_their_own(uint32_t ring_slots)
 	skep_gpu_plan_destroy(source);
 	skep_gpu_plan_destroy(target);
 	skep_chain_destroy(chain);
-	device_close(gpu);
+	device_close(gpu, 0);
 }
 
 /* From nothing to nothing with one call of the device failing. Return: 0, or -EIO where it did. */
@@ -238,7 +176,7 @@ static int life(uint32_t ring_slots, uint64_t nth, uint32_t story)
 	}
 	skep_gpu_plan_destroy(source);
 	skep_gpu_plan_destroy(target);
-	device_close(gpu);
+	device_close(gpu, 0);
 	skep_chain_destroy(chain);
 	REQUIRE(rc == -EIO || rc == BLOCKS);
 	return rc < 0 ? rc : 0;
@@ -261,7 +199,7 @@ static void malformed_tables_are_refused(void)
 	struct skep_gpu *gpu = device_open(0);
 	struct skep_gpu_plan *plan;
 	uint64_t bases[LAYERS * 2];
-	struct skep_gpu_tensors tensors = tensors_of(keys[0], bases);
+	struct skep_gpu_tensors tensors = tables_of(keys[0], bases);
 	const struct {
 		const uint32_t *layers;
 		uint32_t count, ranges, order;
@@ -282,27 +220,12 @@ static void malformed_tables_are_refused(void)
 		tensors.order = wrong[i].order;
 		REQUIRE_EQ(skep_gpu_plan_create(gpu, space, &tensors, &plan), -EINVAL);
 	}
-	device_close(gpu);
+	device_close(gpu, 0);
 }
 
 int main(void)
 {
-	struct skep_gpu_tensors tensors = tensors_of(keys[0], (uint64_t[LAYERS * 2]){0});
-	struct skep_part_layout part = {0};
-	struct skep_space_options options = {.struct_bytes = sizeof(options),
-		.name = "tensors",
-		.model = "model",
-		.block_tokens = BLOCK_TOKENS,
-		.part_count = 1,
-		.parts = &part};
-
-	REQUIRE_EQ(skep_gpu_part(&tensors, &part), 0);
-	REQUIRE_EQ(part.bytes, PART_BYTES);
-	REQUIRE_EQ(part.ranges, LAYERS);
-	for (size_t i = 0; i < sizeof(keys); i++)
-		((unsigned char *)keys)[i] = (unsigned char)mix64(i);
-	REQUIRE_EQ(skep_open("embedded:dram=64MiB,realm=unit", NULL, &session), 0);
-	REQUIRE_EQ(skep_space_open(session, &options, &space), 0);
+	tensors_begin();
 	malformed_tables_are_refused();
 	tables_have_pages_of_their_own(0);
 	tables_have_pages_of_their_own(2);

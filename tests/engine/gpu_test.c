@@ -11,46 +11,13 @@
 #include <sys/wait.h>
 
 #include "base/memory.h"
-#include "engine/gpu/gpu_priv.h"
 #include "kernels/gather_args.h"
-#include "tests/engine/client_unit.h"
+#include "tests/engine/gpu/tensors_unit.h"
 #include "tests/kernels/fake_cuda.h"
-
-enum {
-	LAYERS = 2,
-	BLOCKS = 6,
-	BLOCK_TOKENS = 16,
-	TOKEN_BYTES = 256,
-	PAGE_BYTES = BLOCK_TOKENS * TOKEN_BYTES,
-	PART_BYTES = LAYERS * 2 * PAGE_BYTES,
-};
 
 static enum skep_gpu_kind kind = SKEP_GPU_HOST;
 static fake_cuda_fail_nth *driver_fail_nth; /* or NULL: calls of gpu.h are failed */
-static struct skep *session;
-static struct skep_space *space;
-static unsigned char keys[LAYERS * 2][BLOCKS * PAGE_BYTES], copy[sizeof(keys)];
 static const uint32_t pages[BLOCKS] = {3, 0, 5, 1, 4, 2};
-
-static struct skep_gpu_tensors tensors_of(unsigned char *memory, uint64_t *bases)
-{
-	for (uint32_t i = 0; i < LAYERS * 2; i++)
-		bases[i] = (uint64_t)(uintptr_t)memory + i * sizeof(keys[0]);
-	return (struct skep_gpu_tensors){.struct_bytes = sizeof(struct skep_gpu_tensors),
-		.layers = LAYERS,
-		.kinds = 2,
-		.block_tokens = BLOCK_TOKENS,
-		.heads = 1,
-		.head_bytes = TOKEN_BYTES,
-		.page_tokens = BLOCK_TOKENS,
-		.page_count = BLOCKS,
-		.blocks_max = BLOCKS,
-		.jobs = 2,
-		.bases = bases,
-		.page_stride = PAGE_BYTES,
-		.token_stride = TOKEN_BYTES,
-		.head_stride = TOKEN_BYTES};
-}
 
 /* How parts pass between pool and tensors. */
 enum road { WHERE_THEY_LIE, STAGED, DIRECT, ROADS };
@@ -80,41 +47,6 @@ static struct skep_gpu *device_open(enum road road)
 		usleep(1000);
 	}
 	return gpu;
-}
-
-/* Nothing of the device is held but the chunks that are registered. */
-static void device_close(struct skep_gpu *gpu)
-{
-	struct gpu_usage usage, none = {.registered_bytes = stats_of(gpu).bytes_registered};
-
-	gpu_fail_nth(gpu->device, 0, 0);
-	gpu_usage(gpu->device, &usage);
-	REQUIRE_EQ(memcmp(&usage, &none, sizeof(usage)), 0);
-	skep_gpu_close(gpu);
-}
-
-static struct skep_chain *chain_of(uint32_t story)
-{
-	uint32_t tokens[BLOCKS * BLOCK_TOKENS];
-	struct skep_chain *chain;
-
-	for (uint32_t i = 0; i < BLOCKS * BLOCK_TOKENS; i++)
-		tokens[i] = story * 1000 + i;
-	REQUIRE_EQ(skep_chain_create(space, &chain), 0);
-	REQUIRE_EQ(skep_chain_append(chain, tokens, BLOCKS * BLOCK_TOKENS), BLOCKS);
-	return chain;
-}
-
-static struct skep_match match(struct skep_chain *chain, struct skep_ref *refs)
-{
-	struct skep_match asked = {.struct_bytes = sizeof(asked),
-		.chain = chain,
-		.flags = SKEP_MATCH_PEEK,
-		.refs = refs,
-		.refs_max = BLOCKS};
-
-	REQUIRE_EQ(skep_match(session, &asked, 1), 0);
-	return asked;
 }
 
 static int save_begin(
@@ -202,7 +134,7 @@ static int life(enum road road, uint64_t nth, uint32_t story)
 	REQUIRE(!stats_of(gpu).parts_staged || road == STAGED);
 	skep_gpu_plan_destroy(from);
 	skep_gpu_plan_destroy(to);
-	device_close(gpu);
+	device_close(gpu, stats_of(gpu).bytes_registered);
 	skep_chain_destroy(chain);
 	REQUIRE(rc == -EIO || rc == BLOCKS);
 	return rc < 0 ? rc : 0;
@@ -249,7 +181,7 @@ static void bench_close(struct bench *bench)
 	skep_gpu_plan_destroy(bench->from);
 	skep_gpu_plan_destroy(bench->to);
 	skep_chain_destroy(bench->chain);
-	device_close(bench->gpu);
+	device_close(bench->gpu, stats_of(bench->gpu).bytes_registered);
 }
 
 static void bench_match(struct bench *bench)
@@ -479,7 +411,7 @@ static void malformed_is_refused(void)
 	tensors.head_bytes = 1u << 30;
 	REQUIRE_EQ(skep_gpu_part(&tensors, &part), -E2BIG);
 	skep_chain_destroy(chain);
-	device_close(gpu);
+	device_close(gpu, stats_of(gpu).bytes_registered);
 }
 
 /* The same for the calls of the driver, of which one of gpu.h may make several. */
@@ -518,24 +450,10 @@ static fake_cuda_fail_nth *driver_use(void)
 int main(int argc, char **argv)
 {
 	fake_cuda_fail_nth *fail_nth = NULL;
-	struct skep_gpu_tensors tensors = tensors_of(keys[0], (uint64_t[LAYERS * 2]){0});
-	struct skep_part_layout part = {0};
-	struct skep_space_options options = {.struct_bytes = sizeof(options),
-		.name = "tensors",
-		.model = "model",
-		.block_tokens = BLOCK_TOKENS,
-		.part_count = 1,
-		.parts = &part};
 
 	if (argc > 1 && !strcmp(argv[1], "driver"))
 		fail_nth = driver_use();
-	REQUIRE_EQ(skep_gpu_part(&tensors, &part), 0);
-	REQUIRE_EQ(part.bytes, PART_BYTES);
-	REQUIRE_EQ(part.ranges, LAYERS);
-	for (size_t i = 0; i < sizeof(keys); i++)
-		((unsigned char *)keys)[i] = (unsigned char)mix64(i);
-	REQUIRE_EQ(skep_open("embedded:dram=64MiB,realm=unit", NULL, &session), 0);
-	REQUIRE_EQ(skep_space_open(session, &options, &space), 0);
+	tensors_begin();
 	malformed_is_refused();
 	a_chunk_is_registered_amid_jobs();
 	a_refused_chunk_is_staged();
