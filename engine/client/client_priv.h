@@ -27,6 +27,7 @@
 
 #include "base/bits.h"
 #include "base/clock.h"
+#include "base/last_words.h"
 #include "base/list.h"
 #include "store/read/pin.h"
 #include "store/read/probe.h"
@@ -328,7 +329,12 @@ static inline void session_exit(struct skep *session)
 /* Is the daemon away? Inside a call. */
 static inline bool session_away(const struct skep *session)
 {
-	return atomic_load_explicit(&session->current->down, memory_order_relaxed);
+	const struct attachment *a = session->current;
+
+	/* The watcher may not have looked at the keeper's last word yet. What is down may be
+	 * unmapped. */
+	return atomic_load_explicit(&a->down, memory_order_relaxed) ||
+	       last_word_spoken(&a->index.head->keeper);
 }
 
 void session_free(struct skep *session);

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "base/check.h"
-#include "base/last_words.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "engine/client/client_priv.h"
