@@ -205,10 +205,19 @@ static void owner_start(struct child *owner)
 	REQUIRE_EQ(note.words[0], BLOCKS);
 }
 
+/* The daemon has heard of the end of a process, too. */
+static void gone_await(pid_t pid)
+{
+	daemon_wait_gone(serving(), pid, clock_ns() + 10 * NS_PER_S);
+}
+
 static void owner_stop(struct child *owner)
 {
+	pid_t pid = owner->pid;
+
 	note_tell(owner->line, (struct note){.what = TOLD_STOP});
 	child_finish(owner);
+	gone_await(pid);
 }
 
 /* ---------------------------------------------------------------------------------- the other */
@@ -371,13 +380,15 @@ static void an_owner_that_fails_costs_a_miss(void)
 {
 	struct realm_status realm;
 	struct child owner;
+	pid_t pid;
 
 	owner_start(&owner);
+	pid = owner.pid;
 	child_stop(&owner);
 	other_runs((struct other){.expect = PUT, .wait_ms = 300, .in_time = true});
 	REQUIRE_EQ(realm_now().hbm_blocks, BLOCKS);
 	child_kill(&owner);
-	daemon_wait_gone(serving(), owner.pid, clock_ns() + 10 * NS_PER_S);
+	gone_await(pid);
 	realm = realm_now();
 	REQUIRE_EQ(realm.hbm_blocks, 0);
 	REQUIRE_EQ(realm.hbm_bytes, 0);
@@ -392,13 +403,14 @@ static void an_owner_that_fails_costs_a_miss(void)
 		uint64_t random = harness_seed + i;
 
 		owner_start(&owner);
+		pid = owner.pid;
 		owner_told(&owner, TOLD_SERVE);
 		child_start(&asking, "the other", other_body, &other);
 		sleep_ms(unit_random(&random, 20));
 		child_kill(&owner);
 		note_hear(asking.line);
 		child_finish(&asking);
-		daemon_wait_gone(serving(), owner.pid, clock_ns() + 10 * NS_PER_S);
+		gone_await(pid);
 		REQUIRE_EQ(realm_now().hbm_blocks, 0);
 		daemon_purge(serving(), 0);
 	}
@@ -506,13 +518,16 @@ static void limits_body(int line, const void *arg)
 static void announcing_has_limits(void)
 {
 	struct child child;
+	pid_t pid;
 
 	child_start(&child, "one that announces much", limits_body, serving()->config.socket_path);
+	pid = child.pid;
 	REQUIRE_EQ(note_hear(child.line).words[0], INDEX_BLOCKS / 4);
 	REQUIRE_EQ(realm_now().hbm_blocks, INDEX_BLOCKS / 4);
 	REQUIRE(realm_now().counters[REALM_COUNTER_announces_refused] > 0);
 	note_tell(child.line, (struct note){.what = TOLD_STOP});
 	child_finish(&child);
+	gone_await(pid);
 	REQUIRE_EQ(realm_now().hbm_blocks, 0);
 	REQUIRE_EQ(realm_now().slots_used, 0);
 }
