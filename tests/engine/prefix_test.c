@@ -260,11 +260,14 @@ static void another_session_gets_what_it_asks_for(void)
 	struct skep_event event;
 	struct skep_load load = {
 		.struct_bytes = sizeof(load), .refs = refs, .refs_max = 8, .flags = SKEP_LOAD_ASK};
+	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
 	uint64_t until = clock_ns() + 20 * NS_PER_S;
 
 	world_open(64);
 	REQUIRE_EQ(prompt_run(&one), 0);
-	REQUIRE_EQ(prefix_step(prefix), 0); /* it listens from now on */
+	REQUIRE_EQ(prefix_step(prefix), 0);
+	/* It listens from now on: the daemon has taken what it said before this question. */
+	REQUIRE_EQ(skep_stats(session, skep_deadline_ms(2000), &stats), 0);
 	REQUIRE_EQ(skep_queue_create(other, &queue), 0);
 	REQUIRE_EQ(skep_chain_create(other_space, &load.chain), 0);
 	REQUIRE_EQ(skep_chain_append(load.chain, one.tokens, 8 * BLOCK_TOKENS), 8);
