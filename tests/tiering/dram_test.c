@@ -187,8 +187,8 @@ static void a_pool_lies_on_huge_pages(void)
 	dram_destroy(dram);
 }
 
-/* A limit is kept: what it does not leave room for is not taken, and asked for again later. */
-static void a_limit_is_kept(void)
+/* Populates within a limit that leaves about 16 MiB. Return: bytes. */
+static uint64_t limited_bytes(void)
 {
 	struct dram *dram = pool(64 * MIB, 64 * MIB, 0);
 	uint64_t resident = 0, used = 0;
@@ -209,9 +209,20 @@ static void a_limit_is_kept(void)
 	}
 	printf("populated %llu MiB within a limit that left about 16\n",
 		(unsigned long long)(resident >> 20));
-	REQUIRE_EQ(at, -EAGAIN);
-	REQUIRE(resident > 0 && resident <= 24 * MIB);
+	REQUIRE(at == -EAGAIN || resident == 64 * MIB);
+	REQUIRE(resident > 0);
 	dram_destroy(dram);
+	return resident;
+}
+
+/* A limit is kept: what it does not leave room for is not taken, and asked for again later. What
+ * others give back meanwhile is taken, too: then it is tried again. */
+static void a_limit_is_kept(void)
+{
+	unsigned tries = 5;
+
+	while (limited_bytes() > 24 * MIB)
+		REQUIRE(--tries);
 }
 
 /* Frames come from what is ready, within the quota, and know their owner. */
