@@ -262,6 +262,7 @@ static void another_session_gets_what_it_asks_for(void)
 		.struct_bytes = sizeof(load), .refs = refs, .refs_max = 8, .flags = SKEP_LOAD_ASK};
 	struct skep_stats stats = {.struct_bytes = sizeof(stats)};
 	uint64_t until = clock_ns() + 20 * NS_PER_S;
+	unsigned tries = 5;
 
 	world_open(64);
 	REQUIRE_EQ(prompt_run(&one), 0);
@@ -272,14 +273,19 @@ static void another_session_gets_what_it_asks_for(void)
 	REQUIRE_EQ(skep_chain_create(other_space, &load.chain), 0);
 	REQUIRE_EQ(skep_chain_append(load.chain, one.tokens, 8 * BLOCK_TOKENS), 8);
 	load.queue = queue;
-	load.deadline_ns = skep_deadline_ms(10000);
-	REQUIRE_EQ(skep_load(other, &load), 0);
-	while (skep_queue_take(queue, &event, 1) == 0) {
-		REQUIRE(clock_ns() < until);
-		REQUIRE(prefix_step(prefix) >= 0);
-	}
-	REQUIRE_EQ(skep_load_end(other, &load), 0);
-	REQUIRE_EQ(load.loaded, 8);
+	/* Where a machine stands still for a tenth of a second a put is given up, and declined. */
+	do {
+		load.deadline_ns = skep_deadline_ms(10000);
+		REQUIRE_EQ(skep_load(other, &load), 0);
+		while (skep_queue_take(queue, &event, 1) == 0) {
+			REQUIRE(clock_ns() < until);
+			REQUIRE(prefix_step(prefix) >= 0);
+		}
+		REQUIRE_EQ(skep_load_end(other, &load), 0);
+		REQUIRE(load.loaded == 8 || --tries);
+		if (load.loaded < 8)
+			skep_release(other, &load.pin);
+	} while (load.loaded < 8);
 	for (uint32_t i = 0; i < 8; i++) {
 		struct skep_view view;
 
@@ -289,7 +295,7 @@ static void another_session_gets_what_it_asks_for(void)
 		REQUIRE(!memcmp(view.bytes, wanted, block_bytes));
 	}
 	skep_release(other, &load.pin);
-	REQUIRE_EQ(status_now().asked, 8);
+	REQUIRE(status_now().asked >= 8);
 	world_close();
 }
 
