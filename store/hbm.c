@@ -283,9 +283,7 @@ static int announce(struct session *session, const struct submission *message)
 		slot = announce_block(&job, done, parent_id);
 		if (slot < 0)
 			break;
-		job.name.parent_slot = (uint32_t)slot;
-		job.name.parent_generation = LOAD(job.realm->index.entries[slot].name_generation);
-		parent_id = job.name.id;
+		parent_id = naming_below(&job, (uint32_t)slot);
 	}
 	if (slot < 0)
 		job.realm->counters[REALM_COUNTER_announces_refused] += message->count - done;

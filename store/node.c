@@ -5,7 +5,6 @@
  * told so by a flag in their page, and wake it by an eventfd.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -442,20 +441,6 @@ fail:
 	return status;
 }
 
-int node_thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const char *name)
-{
-	sigset_t all, before;
-	int status;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	status = memory_should_fail() ? EAGAIN : pthread_create(thread, NULL, body, arg);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (status == 0)
-		pthread_setname_np(*thread, name);
-	return -status;
-}
-
 static int last_words_prepare(struct node *node)
 {
 	const struct keeper *keeper = node->keeper;
@@ -476,7 +461,7 @@ int node_start(struct node *node)
 	node->started_ns = clock_ns();
 	if (node->taking.parcel)
 		node_take_tell(node);
-	status = node_thread_start(&node->keeper_thread, keeper_main, node, "skep-keeper");
+	status = thread_start(&node->keeper_thread, keeper_main, node, "skep-keeper");
 	if (status < 0)
 		return status;
 	node->keeper_runs = true;
@@ -485,7 +470,7 @@ int node_start(struct node *node)
 		if (status < 0)
 			return status;
 	}
-	status = node_thread_start(&node->memory_thread, memory_main, node, "skep-memory");
+	status = thread_start(&node->memory_thread, memory_main, node, "skep-memory");
 	if (status < 0)
 		return status;
 	node->memory_runs = true;

@@ -398,7 +398,7 @@ void node_hand_asked(
 		hand->fd = fd;
 		hand->peer = peer->pid;
 		atomic_store(&hand->over, false);
-		status = node_thread_start(&hand->thread, hand_main, node, "skep-takeover");
+		status = thread_start(&hand->thread, hand_main, node, "skep-takeover");
 		if (status == 0) {
 			hand->runs = true;
 			return;

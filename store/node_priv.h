@@ -11,6 +11,7 @@
 #include "base/loop/loop.h"
 #include "base/loop/mailbox.h"
 #include "base/loop/worker.h"
+#include "base/thread.h"
 #include "store/store_priv.h"
 #include "transport/local/server.h"
 
@@ -134,8 +135,6 @@ int node_ssd_recover(struct node *node, char *why, size_t why_bytes);
 int node_ssd_start(struct node *node);
 /* A pool is whole: transfers to and from it need no page look-ups any more. */
 void node_ssd_register(struct node *node, const struct realm *realm);
-/* Threads of ours take no signals: they are the program's. Return: 0 or a negative errno. */
-int node_thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const char *name);
 void node_ssd_settle(struct node *node);
 /* A hash of all paths, 0 where there are none. */
 uint64_t node_ssd_set(const struct node_config *config);

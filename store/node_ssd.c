@@ -86,9 +86,8 @@ static void populate_begin(struct populating *populating, const struct realm *re
 			populating->record_bytes += label_record_bytes(found[i].label_bytes);
 		}
 	/* What cannot be had is touched when it is needed. */
-	populating->runs =
-		populating->slots && node_thread_start(&populating->thread, populate_main,
-					     populating, "skep-populate") == 0;
+	populating->runs = populating->slots && thread_start(&populating->thread, populate_main,
+							populating, "skep-populate") == 0;
 }
 
 static int realm_recover(struct realm *realm, const struct ssd_found *found, int64_t count)
@@ -233,7 +232,7 @@ int node_ssd_start(struct node *node)
 		all &= disks_written_through(node->disks, i) == node->disks->device_bytes[i];
 	if (!node->disks || all)
 		return 0;
-	status = node_thread_start(&node->fill_thread, fill_main, node, "skep-fill");
+	status = thread_start(&node->fill_thread, fill_main, node, "skep-fill");
 	node->fill_runs = status == 0;
 	return status;
 }

@@ -284,7 +284,7 @@ void node_take_tell(struct node *node)
 
 int node_take_start(struct node *node)
 {
-	int status = node_thread_start(&node->taking.thread, take_main, node, "skep-takeover");
+	int status = thread_start(&node->taking.thread, take_main, node, "skep-takeover");
 	node->taking.runs = status == 0;
 	return status;
 }

@@ -52,6 +52,8 @@ struct reserving {
 int naming_open(struct reserving *job);
 /* The parent of the first block. Return: 0 and its id, SKEP_STATUS_EPARENT. */
 int naming_parent(struct reserving *job, struct block_id *id);
+/* The next block is below this one, which was named last. Return: its id. */
+struct block_id naming_below(struct reserving *job, uint32_t slot);
 /* Reads one block of the request: every field once, bounds-checked, proof copied to memory of our
  * own before it is hashed. Return: 0 or -EPROTO. */
 int naming_block(struct reserving *job, uint32_t i, struct reserve_block *block);

@@ -281,6 +281,13 @@ int naming_parent(struct reserving *job, struct block_id *id)
 	return 0;
 }
 
+struct block_id naming_below(struct reserving *job, uint32_t slot)
+{
+	job->name.parent_slot = slot;
+	job->name.parent_generation = LOAD(job->realm->index.entries[slot].name_generation);
+	return job->name.id;
+}
+
 int naming_open(struct reserving *job)
 {
 	const struct submission *m = job->message;
@@ -350,9 +357,7 @@ static int reserve_try(struct session *session, const struct submission *message
 		slot = block_reserve(&job, done, message->count - done, parent_id);
 		if (slot < 0)
 			break;
-		job.name.parent_slot = (uint32_t)slot;
-		job.name.parent_generation = LOAD(job.realm->index.entries[slot].name_generation);
-		parent_id = job.name.id;
+		parent_id = naming_below(&job, (uint32_t)slot);
 	}
 	if (slot == -EPROTO)
 		return -EPROTO;

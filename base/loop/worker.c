@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -12,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/thread.h"
 
 enum {
 	WORKERS_MAX = 1024,
@@ -60,7 +60,6 @@ static int worker_begin(
 {
 	struct loop_options loop_options = {.backend = options->backend};
 	char name[THREAD_NAME_BYTES];
-	sigset_t all, old;
 	int rc;
 
 	rc = loop_create(&loop_options, &worker->loop);
@@ -69,17 +68,10 @@ static int worker_begin(
 	rc = mailbox_create(worker->loop, options->queue_capacity, &worker->jobs);
 	if (rc)
 		return rc;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = memory_should_fail() ? EAGAIN
-				  : pthread_create(&worker->thread, NULL, worker_main, worker);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc)
-		return -rc;
-	worker->started = true;
 	snprintf(name, sizeof(name), "%s-%u", options->name, number);
-	pthread_setname_np(worker->thread, name);
-	return 0;
+	rc = thread_start(&worker->thread, worker_main, worker, name);
+	worker->started = !rc;
+	return rc;
 }
 
 int workers_create(const struct workers_options *options, struct workers **made)

@@ -111,7 +111,9 @@ static struct attachment *chunk_find(struct skep *session, uint64_t id, uint32_t
 	return found && *number < chunks_ready(found) ? found : NULL;
 }
 
-int skep_chunk_hold(struct skep *session, uint64_t id)
+/* Counts a hold of a chunk up or down. Return: 0; -ENOENT: it is not there to be held, or not held;
+ * -EINVAL, -EOWNERDEAD. */
+static int chunk_count(struct skep *session, uint64_t id, bool hold)
 {
 	struct attachment *a;
 	uint32_t number;
@@ -122,30 +124,12 @@ int skep_chunk_hold(struct skep *session, uint64_t id)
 		return -EOWNERDEAD;
 	pthread_mutex_lock(&session->lock);
 	a = chunk_find(session, id, &number);
-	if (a && state_of(session, a) == SKEP_CHUNK_LEAVING)
+	if (a && (hold ? state_of(session, a) == SKEP_CHUNK_LEAVING : !a->chunk_holds[number]))
 		a = NULL;
-	if (a) {
+	if (a && hold) {
 		a->chunk_holds[number]++;
 		a->chunks_held++;
-	}
-	pthread_mutex_unlock(&session->lock);
-	return a ? 0 : -ENOENT;
-}
-
-int skep_chunk_release(struct skep *session, uint64_t id)
-{
-	struct attachment *a;
-	uint32_t number;
-
-	if (!session || !id)
-		return -EINVAL;
-	if (session_forked(session))
-		return -EOWNERDEAD;
-	pthread_mutex_lock(&session->lock);
-	a = chunk_find(session, id, &number);
-	if (a && !a->chunk_holds[number])
-		a = NULL;
-	if (a) {
+	} else if (a) {
 		SKEP_CHECK(a->chunks_held);
 		a->chunk_holds[number]--;
 		/* The watcher looks again soon: it does so as long as anything old is left. */
@@ -153,4 +137,14 @@ int skep_chunk_release(struct skep *session, uint64_t id)
 	}
 	pthread_mutex_unlock(&session->lock);
 	return a ? 0 : -ENOENT;
+}
+
+int skep_chunk_hold(struct skep *session, uint64_t id)
+{
+	return chunk_count(session, id, true);
+}
+
+int skep_chunk_release(struct skep *session, uint64_t id)
+{
+	return chunk_count(session, id, false);
 }

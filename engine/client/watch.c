@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -11,6 +10,7 @@
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "engine/client/client_priv.h"
 
 /*
@@ -673,21 +673,6 @@ static void *watch_main(void *arg)
 
 /* --------------------------------------------------------------------------------- start, stop */
 
-/* The application's signals are not for this thread. */
-static int thread_start(struct watcher *w)
-{
-	sigset_t all, before;
-	int status;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	status = memory_should_fail() ? EAGAIN : pthread_create(&w->thread, NULL, watch_main, w);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!status)
-		pthread_setname_np(w->thread, "skep-watch");
-	return -status;
-}
-
 /* Library lock. */
 static int watcher_start(struct library *library)
 {
@@ -699,7 +684,7 @@ static int watcher_start(struct library *library)
 	w->wait.ready = watch_ready;
 	w->library = library;
 	w->kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	status = w->kick_fd < 0 ? -errno : thread_start(w);
+	status = w->kick_fd < 0 ? -errno : thread_start(&w->thread, watch_main, w, "skep-watch");
 	if (status < 0) {
 		if (w->kick_fd >= 0)
 			close(w->kick_fd);

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/thread.h"
 
 /* Between two looks: what leaves has two seconds. */
 #define LOOK_NS (100 * NS_PER_MS)
@@ -308,25 +308,6 @@ static void *registrar_main(void *argument)
 
 /* -------------------------------------------------------------------------------- start and end */
 
-/* A thread that takes no signals of the program. */
-static int thread_start(struct registrar *registrar)
-{
-	sigset_t all, before;
-	int rc;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = memory_should_fail()
-		     ? EAGAIN
-		     : pthread_create(&registrar->thread, NULL, registrar_main, registrar);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (rc)
-		return -ENOMEM;
-	pthread_setname_np(registrar->thread, "skep-gpu");
-	registrar->started = true;
-	return 0;
-}
-
 int registrar_create(struct skep *session, struct gpu *device, bool start, struct registrar **out)
 {
 	struct registrar *registrar = memory_zalloc(sizeof(*registrar));
@@ -343,8 +324,9 @@ int registrar_create(struct skep *session, struct gpu *device, bool start, struc
 	pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
 	pthread_cond_init(&registrar->wake, &clock);
 	pthread_condattr_destroy(&clock);
-	if (start)
-		rc = thread_start(registrar);
+	if (start && thread_start(&registrar->thread, registrar_main, registrar, "skep-gpu"))
+		rc = -ENOMEM;
+	registrar->started = start && !rc;
 	if (rc < 0) {
 		registrar_destroy(registrar);
 		return rc;
